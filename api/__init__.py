@@ -1,0 +1,1 @@
+"""HTTP: boards, stats, health, metrics and the page; reads Redis."""

@@ -1,0 +1,1 @@
+"""One module per job; each runs as `python -m bytewax.run dataflows.<name>`."""

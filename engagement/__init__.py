@@ -1,0 +1,1 @@
+"""User engagement, pure: fields, codec, parse, enrich, totals, boards. No client library, no clock."""

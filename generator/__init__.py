@@ -1,0 +1,1 @@
+"""Realistic engagement events into PostgreSQL: `python -m generator`."""

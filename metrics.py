@@ -1,0 +1,47 @@
+"""Every metric: name, unit, meaning, what to do when it moves. Exposed by each process on HEALTH_PORT and by the API."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+PROCESSED = Counter(
+    "processed_events",
+    "Events that left parse and enrich. Flat while Kafka has lag: look at the log of this process.",
+    ["topic", "partition"],
+)
+LATE = Counter(
+    "late_events",
+    "Events too late for their window. Rises: a producer sends old events, or ALLOWED_LATENESS_SECONDS is too small.",
+    ["topic", "partition"],
+)
+REJECTED = Counter(
+    "rejected_events",
+    "Records that parse rejected, by reason. Rises: fix the producer, then operations.dead_letters replay.",
+    ["topic", "partition", "reason"],
+)
+SKIPPED = Counter(
+    "skipped_events",
+    "Debezium updates, deletes and tombstones: facts do not change, so nothing is to be done.",
+    ["topic", "partition"],
+)
+LATENCY = Histogram(
+    "processing_latency_seconds",
+    "From the Kafka timestamp of a batch's newest record to its acknowledgement by the sink. Rises: the sink is slow.",
+    ["sink"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+)
+SINK_EVENTS = Counter("sink_events", "Events a sink has acknowledged.", ["sink"])
+SINK_ERRORS = Counter(
+    "sink_errors",
+    "Failed tries of a sink, retries included. Rises: see the sink's last error in /health.",
+    ["sink"],
+)
+DEAD_LETTERS = Counter(
+    "dead_letters",
+    "Records written to the dead-letter topic, by sink and reason. Rises: operations.dead_letters list.",
+    ["sink", "reason"],
+)
+BREAKER = Gauge("sink_breaker_open", "1 while the sink's breaker is open: its destination is down.", ["sink"])
+KAFKA_LAG = Gauge(
+    "kafka_lag_seconds",
+    "Age of the newest record read from a partition while more waits, else 0. Rises: add processes.",
+    ["topic", "partition"],
+)

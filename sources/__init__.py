@@ -1,0 +1,1 @@
+"""Where events come from: one system, one module; no field of an event is named here."""
