@@ -1,4 +1,4 @@
-"""Every metric: name, unit, meaning, what to do when it moves. Exposed by each process on HEALTH_PORT and by the API."""
+"""Every metric: name, unit, meaning, what to do when it moves. Shown by each process on HEALTH_PORT and by the API."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
