@@ -1,0 +1,21 @@
+# Thin: every recipe is a command that can be typed without make. The first run installs (scripts/bootstrap.py).
+.PHONY: help install demo test check clean
+
+help:            ## what there is
+	@sed -n 's/^\([a-z-]*:\).*## /\1 /p' Makefile
+
+install:         ## .venv from uv.lock; instant when nothing changed
+	@$(or $(PYTHON),python3) scripts/bootstrap.py
+
+demo: install    ## everything on this machine, no Docker: a live board. DEMO_SECONDS=30 for a bounded run
+	@exec .venv/bin/python -m demo
+
+test: install    ## all tests. ARGS="tests/unit -x" for some
+	@exec .venv/bin/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+check: install   ## format, lint, types, layout
+	@exec scripts/check
+
+clean:           ## what can be made again: .venv, caches, the demo's data
+	rm -rf .venv .uv .demo .coverage .coverage.* .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
