@@ -1,0 +1,182 @@
+"""Kafka transactions under one transactional.id: the fence that keeps a second writer of the same position out.
+
+`open` fences the predecessor and aborts what it left open; `run` writes records and offsets in one transaction, or
+nothing. Kafka away is waited for without end, in words; what no waiting can cure is one sentence for the operator.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import stamina
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from sources.positions import Fenced, FlowStopped
+
+log = structlog.get_logger()
+
+TRY_SECONDS = 5.0  # one try of a blocking call: how long a stop request may go unseen
+WAIT_SECONDS_MAX = 2.0
+
+PROVISION = "create the topics with: python -m operations.provision"
+# Repeating would fail in the same way: what must be changed instead.
+REMEDIES = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic",
+    KafkaError.RECORD_LIST_TOO_LARGE: "raise max.message.bytes of the topic",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "allow this user WRITE on the topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "allow this user READ on the consumer group",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "allow this user WRITE and DESCRIBE on the transactional id",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "allow this user IDEMPOTENT_WRITE on the cluster",
+    KafkaError.INVALID_TRANSACTION_TIMEOUT: "lower KAFKA_CONFIG_TRANSACTION_TIMEOUT_MS",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: PROVISION,
+    KafkaError._UNKNOWN_TOPIC: PROVISION,
+    KafkaError._UNKNOWN_PARTITION: PROVISION,
+}
+FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record to be written; `key` chooses the partition (murmur2, as Java's clients do), None: any."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+def never() -> bool:
+    return False
+
+
+def give_up() -> NoReturn:
+    raise FlowStopped("Stopped while waiting for Kafka: nothing of the open transaction was committed.")
+
+
+class Transactions:
+    """All or nothing, and only while no other process has opened the same transactional.id.
+
+    stopping, abandon  asked before each repetition: after SIGTERM `abandon()` ends the process, nothing committed
+    Methods raise Fenced where another process took over, FlowStopped where waiting cannot help.
+    """
+
+    def __init__(
+        self,
+        kafka: Mapping[str, str],
+        transactional_id: str,
+        *,
+        stopping: Callable[[], bool] = never,
+        abandon: Callable[[], object] = give_up,
+    ) -> None:
+        # The broker answers CONCURRENT_TRANSACTIONS while it still writes the markers of the last transaction, and
+        # librdkafka would sleep 100 ms before it asks again. No Python callback is set: flush() of a fenced producer
+        # would hide the KafkaException behind a SystemError.
+        self._properties: dict[str, Any] = {
+            "retry.backoff.ms": 10,
+            "retry.backoff.max.ms": 20,
+            "linger.ms": 0,
+            "partitioner": "murmur2_random",
+            "message.max.bytes": 64 * 1024 * 1024,  # the topic's own limit decides
+            **kafka,
+            "transactional.id": transactional_id,
+        }
+        self._id = transactional_id
+        self._stopping, self._abandon = stopping, abandon
+        self._producer: Producer | None = None
+
+    def open(self) -> None:
+        """Take over: the predecessor is fenced and its open transaction aborted. Blocks while Kafka is away."""
+        self._producer = Producer(self._properties)
+        self._blocking("take over", self._producer.init_transactions)
+
+    def run(self, records: Sequence[Record] = (), offsets: Sequence[TopicPartition] = (), group: Any = None) -> None:
+        """Write `records` and commit `offsets` for the consumer group whose metadata is `group`, in one transaction.
+
+        When it returns, all of it is committed. Anything raised: nothing is, or (Kafka away) nobody knows yet, and
+        the successor's `open` settles it before it reads positions."""
+        for attempt in stamina.retry_context(on=aborted, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+            with attempt:
+                self._before(attempt.num, "write")
+                try:
+                    self._once(records, offsets, group)
+                except KafkaException as failure:
+                    self._settle(failure)
+                    raise
+
+    def close(self) -> None:
+        """Forget the producer; an open transaction is left to the successor's `open`, or to its timeout."""
+        self._producer = None
+
+    def _once(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
+        producer = self._opened()
+        producer.begin_transaction()
+        for record in records:
+            self._produce(producer, record)
+        if offsets:
+            self._blocking("store the position", producer.send_offsets_to_transaction, list(offsets), group)
+        self._blocking("commit", producer.commit_transaction)
+
+    def _produce(self, producer: Producer, record: Record) -> None:
+        headers: list[tuple[str, str | bytes | None]] = list(record.headers)
+        while True:
+            try:
+                producer.produce(record.topic, value=record.value, key=record.key, headers=headers)
+                return
+            except BufferError:  # librdkafka's queue is full: wait for acknowledgements
+                producer.flush(TRY_SECONDS)
+                self._before(2, "write")
+
+    def _settle(self, failure: KafkaException) -> None:
+        """Leave no transaction open behind a failure: abort it, or say why the flow must end."""
+        error = failure.args[0]
+        if aborted(failure):
+            self._blocking("abort", self._opened().abort_transaction)
+        if error.code() in REMEDIES:
+            raise self._stopped(error) from failure
+
+    def _blocking(self, what: str, call: Callable[..., Any], *arguments: Any) -> None:
+        """Call, and call again while Kafka is away: librdkafka goes on with the same operation."""
+        for attempt in stamina.retry_context(on=repeatable, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+            with attempt:
+                self._before(attempt.num, what)
+                try:
+                    call(*arguments, TRY_SECONDS)
+                except KafkaException as failure:
+                    error = failure.args[0]
+                    if error.code() in FENCED:
+                        raise Fenced(
+                            f"Another process has taken over {self._id} (or this one stood still longer than "
+                            f"transaction.timeout.ms, and Kafka gave it up): this process ends. Run one per partition."
+                        ) from failure
+                    if error.fatal() or (error.code() in REMEDIES and not aborted(failure)):
+                        raise self._stopped(error) from failure
+                    log.warning("kafka_failed", doing=what, transactional_id=self._id, error=error.str())
+                    raise
+
+    def _before(self, tries: int, what: str) -> None:
+        """Before each repetition: a process that is asked to stop ends here, nothing committed."""
+        if tries == 1:
+            return
+        log.warning("waiting_for_kafka", to=what, transactional_id=self._id, tries=tries)
+        if self._stopping():
+            self._abandon()
+
+    def _stopped(self, error: KafkaError) -> FlowStopped:
+        remedy = REMEDIES.get(error.code(), "see the broker's log, then start again")
+        return FlowStopped(f"Kafka refused the transaction of {self._id}: {error.str()}. To go on, {remedy}.")
+
+    def _opened(self) -> Producer:
+        if self._producer is None:
+            raise RuntimeError(f"{self._id}: open() comes first")
+        return self._producer
+
+
+def aborted(failure: BaseException) -> bool:
+    """The transaction has failed as a whole and may be tried again from its beginning."""
+    return isinstance(failure, KafkaException) and bool(failure.args[0].txn_requires_abort())
+
+
+def repeatable(failure: BaseException) -> bool:
+    """The same call may be made again, and goes on where it was."""
+    return isinstance(failure, KafkaException) and bool(failure.args[0].retriable()) and not aborted(failure)
