@@ -1,0 +1,370 @@
+"""Kafka as a Bytewax source: micro-batches of one partition each, in offset order, from the position that every
+destination agrees on.
+
+The start rule: read from the smallest `offset_next` among the snapshot and the destinations; each passes over what
+lies below its own. Batches are cut so that none straddles a destination's position or a range in flight.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from secrets import token_hex
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import structlog
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from sources.positions import Claim, Destination, FlowStopped, PartitionId, PositionGap, Span
+
+POLL_EVENTS_MAX = 2000  # larger batches fall out of the CPU's cache
+POLLS_PER_ACTIVATION = 5
+IDLE_POLL = timedelta(milliseconds=5)
+IDLE_BATCH_S = 1.0  # an idle partition emits an empty batch, on which destinations commit and renew
+EMPTY_DESTINATION_MS = 2 * 3600 * 1000  # what no board can show any more is not read again for it
+SNAPSHOT_BEHIND_MS_MAX = 3600 * 1000  # an older snapshot than this is dearer to replay than to load from Redis
+METADATA_TIMEOUT_S = 10.0
+SHARED_CONSUMER = {
+    "enable.auto.commit": False,
+    "auto.offset.reset": "error",  # never jump
+    "isolation.level": "read_committed",
+    "fetch.queue.backoff.ms": 5,  # the default of 1000 halves the drain
+    "fetch.wait.max.ms": 20,
+    "queued.max.messages.kbytes": 8192,
+}
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Records:
+    """One micro-batch of one Kafka partition, in offset order.
+
+    The span may cover more offsets than there are records: markers and gaps. All lists and arrays have length n.
+    timestamps_ms are Kafka's, int64 milliseconds since 1970.
+    """
+
+    span: Span
+    offsets: np.ndarray[Any, np.dtype[np.int64]]
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    timestamps_ms: np.ndarray[Any, np.dtype[np.int64]]
+    headers: list[list[tuple[str, bytes | None]] | None]
+
+
+class HasSpan(Protocol):
+    """What `prepare` makes of the records must still say which stretch it covers."""
+
+    @property
+    def span(self) -> Span: ...
+
+
+T = TypeVar("T", bound=HasSpan)
+Snapshot = tuple[str, int, int]  # topic id, offset_next, newest Kafka timestamp in milliseconds (0: none yet)
+
+
+class Stopping(Protocol):
+    """The flow's request to stop, and the parts' answer when they have come to rest."""
+
+    def __call__(self) -> bool: ...
+    def working(self, part: str) -> None: ...
+    def rested(self, part: str) -> None: ...
+
+
+class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
+    """Exactly-once input: positions come from snapshot and destinations, never from the consumer group.
+
+    prepare       records -> the item to emit; a function of the records alone
+    ready         the item -> may it go on now? Never blocks. Until it says yes the partition waits, alone
+    destinations  claimed before the first record of a partition is read
+    snapshot_destination  the destination whose totals live in the snapshot; without it a snapshot does not count
+    """
+
+    def __init__(
+        self,
+        kafka: Mapping[str, str],
+        topic: str,
+        topic_id: str,
+        partitions: Sequence[int],
+        *,
+        prepare: Callable[[Records], T],
+        ready: Callable[[T], bool],
+        destinations: Sequence[Destination],
+        snapshot_destination: str | None,
+        stopping: Stopping,
+        ending: Callable[[str], Any],
+    ) -> None:
+        self.kafka = dict(kafka)
+        self.topic = topic
+        self.topic_id = topic_id
+        self.partitions = tuple(partitions)
+        self.prepare = prepare
+        self.ready = ready
+        self.destinations = tuple(destinations)
+        self.snapshot_destination = snapshot_destination
+        self.stopping = stopping
+        self.ending = ending
+
+    def list_parts(self) -> list[str]:
+        """One part per Kafka partition of this process."""
+        return [str(partition) for partition in self.partitions]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: Snapshot | None) -> "KafkaPartition[T]":
+        """Claim the partition at every destination, then start where the first of them still needs it."""
+        with self.ending(f"claiming partition {for_part} of {self.topic}"):
+            partition = PartitionId(self.topic, self.topic_id, int(for_part))
+            owner = token_hex(16)
+            claims = {each.name: each.claim(partition, owner) for each in self.destinations}
+            consumer = Consumer({"group.id": "unused", **SHARED_CONSUMER, **self.kafka})
+            start = self._start(consumer, partition, claims, resume_state)
+            consumer.assign([TopicPartition(self.topic, partition.partition, start)])
+            log.info(
+                "partition_claimed",
+                topic=self.topic,
+                partition=partition.partition,
+                start=start,
+                destinations={name: claim.offset_next for name, claim in claims.items()},
+                snapshot=resume_state[1] if resume_state else None,
+            )
+            self.stopping.working(for_part)
+            return KafkaPartition(self, consumer, partition, owner, start, _cuts(claims, start, for_part))
+        raise AssertionError("unreachable")
+
+    def _start(
+        self, consumer: Consumer, partition: PartitionId, claims: Mapping[str, Claim], snapshot: Snapshot | None
+    ) -> int:
+        """The first offset to read."""
+        where = f"partition {partition.partition} of topic {partition.topic}"
+        low, high = consumer.get_watermark_offsets(
+            TopicPartition(partition.topic, partition.partition), timeout=METADATA_TIMEOUT_S, cached=False
+        )
+        wanted: dict[str, int] = {}
+        for name, claim in claims.items():
+            empty = claim.offset_next is None
+            wanted[name] = self._two_hours_ago(consumer, partition, high) if empty else claim.offset_next
+        if snapshot is not None and self._counts(snapshot, claims, low, where):
+            wanted["the snapshot"] = snapshot[1]
+        if not wanted:
+            raise FlowStopped(f"SINKS names no destination: nothing would be done with {where}.")
+        for name, offset in wanted.items():
+            if offset < low:
+                raise PositionGap(
+                    f"{name} still needs offset {offset} of {where}, but the broker begins at {low}: Kafka's retention "
+                    f"was shorter than the outage. Accept the loss with: python -m operations.provision --position "
+                    f"{name}=earliest"
+                )
+            if offset > high:
+                raise PositionGap(
+                    f"{name} stands at offset {offset} of {where}, but the broker ends at {high}: the topic was "
+                    "truncated or restored from a backup. Run: python -m operations.audit"
+                )
+        return min(wanted.values())
+
+    def _counts(self, snapshot: Snapshot, claims: Mapping[str, Claim], low: int, where: str) -> bool:
+        """Whether the snapshot takes part in the start rule."""
+        topic_id, offset_next, newest_ms = snapshot
+        if topic_id != self.topic_id:
+            raise FlowStopped(
+                f"The recovery directory was made for another incarnation of {where} (topic id {topic_id}, now "
+                f"{self.topic_id}): the topic was recreated. Use an empty recovery directory after "
+                "python -m operations.provision"
+            )
+        claim = claims.get(self.snapshot_destination or "")
+        if claim is None:
+            return False
+        behind = claim.newest_ms is not None and claim.newest_ms - newest_ms > SNAPSHOT_BEHIND_MS_MAX
+        return offset_next >= low and not behind
+
+    def _two_hours_ago(self, consumer: Consumer, partition: PartitionId, high: int) -> int:
+        asked_ms = int(time.time() * 1000) - EMPTY_DESTINATION_MS
+        asked = TopicPartition(partition.topic, partition.partition, asked_ms)
+        found = consumer.offsets_for_times([asked], timeout=METADATA_TIMEOUT_S)[0]
+        if found.error is not None:
+            raise FlowStopped(
+                f"Kafka cannot say where partition {partition.partition} stood two hours ago: {found.error}"
+            )
+        return int(found.offset) if found.offset >= 0 else high
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where batches must end (ascending offsets), and the range of a repeated request, which must come as one batch."""
+
+    at: tuple[int, ...]
+    whole: tuple[int, int] | None
+
+
+def _cuts(claims: Mapping[str, Claim], start: int, partition: str) -> Cuts:
+    ranges = [claim.in_flight for claim in claims.values() if claim.in_flight]
+    whole = ranges[0] if ranges else None
+    at = {claim.offset_next for claim in claims.values() if claim.offset_next is not None} | set(whole or ())
+    inside = [cut for cut in at if whole and whole[0] < cut < whole[1]]
+    if len(ranges) > 1 or inside:
+        raise FlowStopped(
+            f"Partition {partition}: a request for offsets {ranges} is in flight, and another destination stands at "
+            f"{inside}: they ran apart and cannot be joined yet. Start once with SINKS naming only the sink of that "
+            "request; when it has caught up, start them together."
+        )
+    return Cuts(tuple(sorted(cut for cut in at if cut > start)), whole)
+
+
+class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
+    """One Kafka partition with a consumer of its own, assigned, never subscribed."""
+
+    def __init__(
+        self,
+        source: KafkaSource[T],
+        consumer: Consumer,
+        partition: PartitionId,
+        owner: str,
+        start: int,
+        cuts: Cuts,
+    ) -> None:
+        self._source = source
+        self._consumer = consumer
+        self._partition = partition
+        self._owner = owner
+        self._offset_next = start  # of what was read
+        self._newest_ms = 0
+        self._cuts = deque(cuts.at)
+        self._whole = cuts.whole
+        self._held: list[Message] = []  # the beginning of that range
+        self._waiting: deque[T] = deque()  # read, but not yet ready
+        self._emitted_at = time.monotonic()
+        self._idle = False
+        self._last_emitted = False  # the last, empty batch after the request to stop
+        self._snapshots_at_rest = 0
+
+    def next_batch(self) -> list[T]:
+        """Up to five polls, an item each; [] while a batch waits for its look-up."""
+        with self._source.ending(f"reading partition {self._partition.partition} of {self._partition.topic}"):
+            if self._source.stopping():
+                return self._last()
+            if not self._waiting:
+                self._read()
+            items = self._pass_on()
+            now = time.monotonic()
+            if not items and not self._waiting and now - self._emitted_at >= IDLE_BATCH_S:
+                items = [self._empty(self._position())]
+            if items:
+                self._emitted_at = now
+            self._idle = not items
+            return items
+        raise AssertionError("unreachable")
+
+    def next_awake(self) -> datetime | None:
+        """At once while there is something to read, else a few milliseconds later."""
+        return datetime.now(UTC) + IDLE_POLL if self._idle else None
+
+    def snapshot(self) -> Snapshot:
+        """`offset_next` of what was passed on: a batch that waits is read again."""
+        if self._last_emitted:
+            self._snapshots_at_rest += 1
+            if self._snapshots_at_rest == 2:  # the first of them is committed by now
+                self._source.stopping.rested(str(self._partition.partition))
+        offset_next = self._waiting[0].span.offset_from if self._waiting else self._offset_next
+        return self._partition.topic_id, offset_next, self._newest_ms
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _read(self) -> None:
+        for _ in range(POLLS_PER_ACTIVATION):
+            polled = [message for message in self._consumer.consume(POLL_EVENTS_MAX, 0) if self._is_record(message)]
+            messages = self._held + polled
+            self._held = []
+            for records in self._cut(messages):
+                self._waiting.append(self._source.prepare(records))
+            if not polled:
+                return
+
+    def _pass_on(self) -> list[T]:
+        items: list[T] = []
+        while self._waiting and self._source.ready(self._waiting[0]):
+            items.append(self._waiting.popleft())
+        return items
+
+    def _cut(self, messages: list[Message]) -> list[Records]:
+        """The messages as batches: none straddles a cut, and the range that must come whole is held until it has."""
+        batches: list[Records] = []
+        while messages and self._cuts and self._cuts[0] < _end(messages):
+            cut = self._cuts.popleft()
+            below = [message for message in messages if _offset(message) < cut]
+            if cut > self._offset_next:
+                batches.append(self._records(below, cut))
+            messages = messages[len(below) :]
+        if not messages:
+            return batches
+        if self._whole and self._whole[0] <= self._offset_next < self._whole[1]:
+            if _end(messages) < self._whole[1] > self._read_position():
+                self._held = messages
+                return batches
+            return [*batches, self._records(messages, self._whole[1])]
+        return [*batches, self._records(messages, _end(messages))]
+
+    def _records(self, messages: list[Message], offset_next: int) -> Records:
+        span = Span(self._partition, self._owner, self._offset_next, offset_next)
+        self._offset_next = offset_next
+        timestamps = np.array([message.timestamp()[1] for message in messages], np.int64)
+        if len(timestamps):
+            self._newest_ms = max(self._newest_ms, int(timestamps.max()))
+        return Records(
+            span=span,
+            offsets=np.array([message.offset() for message in messages], np.int64),
+            keys=[message.key() for message in messages],
+            values=[message.value() for message in messages],
+            timestamps_ms=timestamps,
+            headers=[message.headers() for message in messages],  # type: ignore[misc]
+        )
+
+    def _empty(self, offset_next: int) -> T:
+        return self._source.prepare(self._records([], offset_next))
+
+    def _position(self) -> int:
+        """Past the transaction markers behind the last record, but not past a cut."""
+        if self._held:
+            return self._offset_next
+        while self._cuts and self._cuts[0] <= self._offset_next:
+            self._cuts.popleft()
+        return min([self._read_position(), *self._cuts])
+
+    def _read_position(self) -> int:
+        asked = TopicPartition(self._partition.topic, self._partition.partition)
+        return max(self._offset_next, int(self._consumer.position([asked])[0].offset))
+
+    def _last(self) -> list[T]:
+        """After the request to stop: one empty batch, on which destinations settle, then nothing."""
+        self._idle = True
+        if self._last_emitted:
+            return []
+        if self._waiting:
+            self._offset_next = self._waiting[0].span.offset_from
+            self._waiting.clear()
+        self._last_emitted = True
+        return [self._empty(self._offset_next)]
+
+    def _is_record(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        where = f"partition {self._partition.partition} of topic {self._partition.topic}"
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise PositionGap(
+                f"Kafka no longer has offset {message.offset()} of {where} ({error.str()}): retention was shorter than "
+                "the delay, or the topic was recreated. See: python -m operations.provision --help, --position"
+            )
+        if error.fatal() or not error.retriable():
+            raise FlowStopped(f"Reading {where} failed: {error.str()}")
+        log.warning("kafka_read_error", partition=self._partition.partition, error=error.str())
+        return False
+
+
+def _offset(message: Message) -> int:
+    return message.offset()  # type: ignore[return-value]
+
+
+def _end(messages: Sequence[Message]) -> int:
+    return _offset(messages[-1]) + 1
