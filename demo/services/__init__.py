@@ -1,0 +1,8 @@
+"""The real PostgreSQL, Kafka and Valkey from wheels (and a BigQuery stand-in), as child processes of demo and tests."""
+
+from demo.services.kafka import KafkaServer
+from demo.services.postgres import PostgresServer
+from demo.services.server import Server
+from demo.services.valkey import ValkeyServer
+
+KINDS: dict[str, type[Server]] = {"kafka": KafkaServer, "postgres": PostgresServer, "redis": ValkeyServer}
