@@ -1,0 +1,88 @@
+"""What Kafka says about a topic: its incarnation, its partitions, and how its records are stamped."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import stamina
+import structlog
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
+
+ANSWER_SECONDS = 5.0
+WAIT_SECONDS_MAX = 2.0
+# Nobody answers, or the one that answers is still starting.
+AWAY = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._WAIT_COORD,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One incarnation of a topic: recreated under the same name it has another `topic_id` (Kafka's own, as text)."""
+
+    name: str
+    topic_id: str
+    partitions: int
+
+
+def say(what: str) -> None:
+    """What is waited for, in the log."""
+    log.warning("waiting_for_kafka", to=what)
+
+
+def ask(what: str, call: Callable[[], T], waiting: Callable[[str], None] = say) -> T:
+    """The answer of `call`, asked again without end while Kafka is away.
+
+    waiting  called with `what` before each repetition; whatever it raises ends the waiting"""
+    for attempt in stamina.retry_context(on=is_away, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+        with attempt:
+            if attempt.num > 1:
+                waiting(what)
+            return call()
+    raise AssertionError("unreachable")
+
+
+def is_away(failure: BaseException) -> bool:
+    return isinstance(failure, KafkaException) and failure.args[0].code() in AWAY
+
+
+def admin_client(kafka: Mapping[str, str]) -> AdminClient:
+    """An admin client; consumer and producer properties among `kafka` are passed over by librdkafka."""
+    return AdminClient(dict(kafka))
+
+
+def describe(admin: AdminClient, name: str) -> Topic | None:
+    """The topic as it is now; None where there is none."""
+    try:
+        found = admin.describe_topics(TopicCollection([name]), request_timeout=ANSWER_SECONDS)[name].result()
+    except KafkaException as failure:
+        if failure.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            return None
+        raise
+    return Topic(name, str(found.topic_id), len(found.partitions))
+
+
+def settings_of(admin: AdminClient, name: str) -> dict[str, str]:
+    """The topic's configuration, the broker's defaults included."""
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    entries = admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource].result()
+    return {entry.name: entry.value for entry in entries.values()}
