@@ -1,0 +1,310 @@
+"""The partner's API over HTTP: one request, what its answer means, and patience until there is an answer.
+
+Only 400, 413 and 422 are about the events; every other failure is about the partner, the network or our settings, and
+is waited for: with backoff and jitter, without end, in words, behind a breaker that /health shows.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from typing import Any, NoReturn
+
+import httpx
+import pybreaker
+import stamina
+import structlog
+
+import metrics
+
+log = structlog.get_logger()
+
+SINK = "partner"
+REFUSED_IN_A_ROW_MAX = 20  # so many events refused alone, none accepted between: it is not about the events
+RETRY_AFTER_S_MAX = 3600.0  # a longer Retry-After is asked again every hour
+ANSWER_BYTES_MAX = 64 * 1024  # of an answer's body: enough for words, no matter what the partner sends
+WORDS_MAX = 300
+STOP_SEEN_S = 0.1
+
+REMEDIES = {
+    401: "check EXTERNAL_API_TOKEN",
+    403: "check EXTERNAL_API_TOKEN and what it may do",
+    404: "check EXTERNAL_API_URL",
+    405: "check EXTERNAL_API_URL",
+}
+
+
+class Verdict(Enum):
+    """What an answer says about the events of its request."""
+
+    ACCEPTED = "accepted"  # the partner has them: any 2xx, or 409 (it knew them already)
+    REFUSED = "refused"  # one of them, or the only one, is refused for what it is: 400, 422
+    TOO_LARGE = "too_large"  # the request is too large: 413
+
+
+VERDICTS = {400: Verdict.REFUSED, 409: Verdict.ACCEPTED, 413: Verdict.TOO_LARGE, 422: Verdict.REFUSED}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer about the events; `words` is the beginning of its body, one line."""
+
+    verdict: Verdict
+    status: int
+    words: str
+
+
+class Unavailable(Exception):
+    """No answer about the events: the text says why; they must be sent again. `retry_after_s` as the partner asked."""
+
+    def __init__(self, why: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+
+
+class _Refusal(Exception):
+    """An answer that is no acceptance, on its way through the breaker."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.words)
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait between tries, and after how many failures in a row the breaker opens. Seconds.
+
+    wait_s_max + jitter_s bounds how long a stop request goes unseen."""
+
+    wait_s: float = 0.2
+    wait_s_max: float = 5.0
+    jitter_s: float = 1.0
+    failures_max: int = 5
+
+
+class PartnerClient:
+    """One kept-alive connection to the partner; no redirects, every timeout set.
+
+    A redirect would send token and events where nobody configured it. Raises ValueError where URL or token can never
+    work.
+    """
+
+    def __init__(self, url: str, token: str, timeout_s: float, *, transport: httpx.BaseTransport | None = None) -> None:
+        if not token.isascii() or not token.isprintable() or token != token.strip():
+            raise ValueError("EXTERNAL_API_TOKEN has characters that no HTTP header can carry: check it for line ends")
+        try:
+            self._url = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"EXTERNAL_API_URL is no URL: {error}") from None
+        self._timeout_s = timeout_s
+        self._http = httpx.Client(
+            headers={
+                "Authorization": f"Bearer {token}",
+                "Content-Type": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            timeout=httpx.Timeout(timeout_s),
+            follow_redirects=False,
+            transport=transport,
+        )
+
+    def post(self, body: bytes, idempotency_key: str) -> Answer:
+        """One try. Raises Unavailable where the answer, or its absence, is not about the events."""
+        try:
+            with self._http.stream(
+                "POST", self._url, content=body, headers={"Idempotency-Key": idempotency_key}
+            ) as response:
+                words = self._words(response)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+        status = response.status_code
+        if response.is_success:
+            return Answer(Verdict.ACCEPTED, status, words)
+        if verdict := VERDICTS.get(status):
+            return Answer(verdict, status, words)
+        raise Unavailable(_why(response, words), _retry_after_s(response))
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _words(self, response: httpx.Response) -> str:
+        """The beginning of the body in one line. The status is known by now: a body that breaks off changes nothing,
+        and one that never ends is left."""
+        deadline = time.monotonic() + self._timeout_s
+        start = b""
+        try:
+            for chunk in response.iter_raw():
+                start += chunk
+                if len(start) > ANSWER_BYTES_MAX or time.monotonic() > deadline:
+                    break
+        except httpx.HTTPError as error:
+            log.info("partner_answer_cut", status=response.status_code, error=repr(error))
+        text = start[: 4 * WORDS_MAX].decode(errors="replace")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:WORDS_MAX]
+
+
+class PatientPartner:
+    """Sends until there is an answer about the events.
+
+    stopping, abandon   asked before each repetition: after SIGTERM `abandon()` ends the process, nothing committed
+    meanwhile           called before each repetition: renews positions, and notices there that it was fenced
+    refused_in_a_row    (partition, offset) of the events refused alone since the last acceptance; the owner adds
+
+    The breaker is pybreaker's: closed, open after `failures_max` failures in a row, half-open for one try, closed by a
+    success. When the next try is due is decided here (stamina's backoff, Retry-After), not by pybreaker's reset
+    timeout: that one goes by the wall clock, and a clock set back would keep the breaker open for as long.
+    A refusal is a success to the breaker, since a partner that judges is alive; once twenty events in a row were
+    refused it is a failure like any other.
+    """
+
+    def __init__(
+        self,
+        client: PartnerClient,
+        patience: Patience,
+        *,
+        stopping: Callable[[], bool],
+        abandon: Callable[[], NoReturn],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._client = client
+        self._patience = patience
+        self._stopping, self._abandon, self._meanwhile = stopping, abandon, meanwhile
+        self._not_before = 0.0  # monotonic seconds: the partner's Retry-After
+        self.refused_in_a_row: list[tuple[int, int]] = []
+        self.last_error: str | None = None
+        self._breaker = pybreaker.CircuitBreaker(
+            fail_max=patience.failures_max,
+            exclude=[lambda error: isinstance(error, _Refusal) and not self.distrusted],
+            listeners=[_Announcer(self)],
+            throw_new_error_on_trip=False,
+            name=SINK,
+        )
+        metrics.BREAKER.labels(SINK).set(0)
+
+    @property
+    def breaker_open(self) -> bool:
+        """True from the failure that opened the breaker until the partner has accepted events again."""
+        return bool(self._breaker.current_state != pybreaker.STATE_CLOSED)
+
+    @property
+    def distrusted(self) -> bool:
+        """So many refusals in a row that the next one, the twentieth, is not believed."""
+        return len(self.refused_in_a_row) >= REFUSED_IN_A_ROW_MAX - 1
+
+    def deliver(self, body: bytes, idempotency_key: str, hold: Callable[[Answer], str | None]) -> Answer:
+        """Send until the partner has answered about the events.
+
+        hold   words why this refusal must not stand yet (the breaker opens, the same request is repeated), or None
+        """
+        wait = self._patience
+        tries = stamina.retry_context(
+            on=Unavailable,
+            attempts=None,
+            timeout=None,
+            wait_initial=wait.wait_s,
+            wait_max=wait.wait_s_max,
+            wait_jitter=wait.jitter_s,
+        )
+        for attempt in tries:
+            with attempt:
+                if attempt.num > 1:
+                    self._before_repetition()
+                return self._try(body, idempotency_key, hold)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _try(self, body: bytes, idempotency_key: str, hold: Callable[[Answer], str | None]) -> Answer:
+        if self._breaker.current_state == pybreaker.STATE_OPEN:
+            self._breaker.half_open()
+        try:
+            answer: Answer = self._breaker.call(self._post, body, idempotency_key)
+        except _Refusal as refusal:
+            if why := hold(refusal.answer):
+                if self._breaker.current_state != pybreaker.STATE_OPEN:
+                    self.last_error = why
+                    self._breaker.open()
+                failure = Unavailable(why)
+                self._failed(failure)
+                raise failure from None
+            if not self.distrusted:
+                self.last_error = None
+            return refusal.answer
+        except Unavailable as failure:
+            self._failed(failure)
+            raise
+        self.last_error = None
+        return answer
+
+    def _post(self, body: bytes, idempotency_key: str) -> Answer:
+        try:
+            answer = self._client.post(body, idempotency_key)
+        except Unavailable as failure:
+            self.last_error = str(failure)
+            raise
+        if answer.verdict is not Verdict.ACCEPTED:
+            if self.distrusted:
+                count = len(self.refused_in_a_row)
+                self.last_error = f"the partner refused {count} events in a row, now {answer.status}: {answer.words}"
+            raise _Refusal(answer)
+        return answer
+
+    def _failed(self, failure: Unavailable) -> None:
+        self.last_error = str(failure)
+        self._not_before = time.monotonic() + failure.retry_after_s
+        metrics.SINK_ERRORS.labels(SINK).inc()
+        log.warning(
+            "partner_unavailable", why=str(failure), retry_after_s=failure.retry_after_s, breaker_open=self.breaker_open
+        )
+
+    def _before_repetition(self) -> None:
+        while True:
+            if self._stopping():
+                self._abandon()
+            left = self._not_before - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(left, STOP_SEEN_S))
+        self._meanwhile()
+
+
+class _Announcer(pybreaker.CircuitBreakerListener):
+    """Says once that the breaker opened, and once that it closed."""
+
+    def __init__(self, partner: PatientPartner) -> None:
+        self._partner = partner
+
+    def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
+        opened = new_state.name != pybreaker.STATE_CLOSED
+        metrics.BREAKER.labels(SINK).set(int(opened))
+        if new_state.name == pybreaker.STATE_OPEN and old_state.name == pybreaker.STATE_CLOSED:
+            log.error("partner_breaker_opened", why=self._partner.last_error, meaning="waits; nothing is lost")
+        elif not opened:
+            log.info("partner_breaker_closed")
+
+
+def _why(response: httpx.Response, words: str) -> str:
+    """One sentence about an answer that is not about the events."""
+    status = response.status_code
+    what = f"the partner answered {status} {response.reason_phrase}".rstrip()
+    if response.is_redirect:
+        target = response.headers.get("location", "nowhere")[:WORDS_MAX]
+        return f"{what}: its redirect to {target} is not followed, set EXTERNAL_API_URL"
+    remedy = REMEDIES.get(status)
+    return what + (f" ({remedy})" if remedy else "") + (f": {words}" if words else "")
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    """Seconds of the header Retry-After, which has seconds or a date; 0 without one or where it is neither."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:9]), RETRY_AFTER_S_MAX)
+    try:
+        due = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    due = due if due.tzinfo else due.replace(tzinfo=UTC)
+    return min(max((due - datetime.now(UTC)).total_seconds(), 0.0), RETRY_AFTER_S_MAX)
