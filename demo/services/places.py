@@ -44,10 +44,9 @@ def server_user() -> str | None:
 
 
 def reachable_by_others(path: Path) -> bool:
-    """Whether every directory up to the root may be entered, and `path` read, by any user."""
+    """Whether any user may enter this directory and every one above it."""
     path = path.resolve()
-    parents = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
-    return parents and bool(path.stat().st_mode & stat.S_IROTH)
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
 
 
 def directory_for_server(wanted: Path) -> Path:
@@ -58,7 +57,7 @@ def directory_for_server(wanted: Path) -> Path:
         wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
         return wanted
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    if not (reachable_by_others(wanted.parent)):
+    if not reachable_by_others(wanted.parent):
         name = hashlib.sha256(str(wanted.resolve()).encode()).hexdigest()[:12]
         wanted = Path("/var/tmp") / f"{PROJECT}-{name}"
     wanted.mkdir(exist_ok=True, mode=0o700)

@@ -107,8 +107,8 @@ def test_a_service_that_cannot_start_says_why(tmp_path):
         taken.bind(("127.0.0.1", server.ports[0]))
         taken.listen()
         server.spawn()
-        with pytest.raises(children.ServiceFailed, match=r"Valkey (.|\n)*in use"):
-            server.running().process.wait(10)
+        server.running().process.wait(10)
+        with pytest.raises(children.ServiceFailed, match=r"Valkey ended with exit status 1 (.|\n)*in use"):
             children.wait_until(lambda: False, server.running())
 
 
