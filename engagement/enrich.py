@@ -1,0 +1,194 @@
+"""Events -> enriched events: the content row, the share of the content consumed, and what looks wrong.
+
+Everything is integers: hundredths of a percent and thousandths of a score, rounded half up, so that a replay gives the
+same numbers bit by bit.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from itertools import compress
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from engagement.events import CLICK, FINISH, PAUSE, PLAY, is_uuid
+from engagement.parse import Integers, ParsedEvents
+
+SCORE_WEIGHTS: Final = {PLAY: 1000, PAUSE: 500, FINISH: 3000, CLICK: 300}
+_WEIGHTS: Final = np.array([SCORE_WEIGHTS[code] for code in range(4)], np.int64)
+
+ANOMALIES: Final = ("over_length", "finish_too_early", "duration_missing", "unknown_content")
+OVER_LENGTH, FINISH_TOO_EARLY, DURATION_MISSING, UNKNOWN_CONTENT = 1, 2, 4, 8
+# bits -> names in the order above: an event's anomalies are ANOMALY_NAMES[anomaly_bits[i]]
+ANOMALY_NAMES: Final = tuple(
+    tuple(compress(ANOMALIES, (bits >> bit & 1 for bit in range(len(ANOMALIES)))))
+    for bits in range(1 << len(ANOMALIES))
+)
+
+
+class ContentRow(NamedTuple):
+    """One row of `content`: id in lower case, length in seconds or None."""
+
+    id: str
+    slug: str | None
+    title: str | None
+    content_type: str | None
+    length_seconds: int | None
+
+
+class _StoredContent(msgspec.Struct):
+    """A content under the names of the enriched event."""
+
+    content_id: str
+    content_slug: str | None
+    content_title: str | None
+    content_type: str | None
+    content_length_seconds: int | None
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Contents:
+    """The contents known so far, by row number: rows never move, a change appends, so a batch keeps what it looked up.
+
+    Row 0 (NONE) stands for a null content_id: all its fields are null. UNKNOWN is no row. One thread only.
+    """
+
+    NONE: Final = 0
+    UNKNOWN: Final = -1
+
+    def __init__(self) -> None:
+        self.rows: list[ContentRow | None] = [None]
+        self._row_of: dict[str | None, int] = {None: self.NONE}
+        self._absent: set[str] = set()
+        self._lengths = np.full(1024, -1, np.int64)
+
+    def __len__(self) -> int:
+        """Number of contents known now."""
+        return len(self._row_of) - 1
+
+    @property
+    def lengths(self) -> Integers:
+        """Length in seconds by row number; -1: null."""
+        return self._lengths[: len(self.rows)]
+
+    def put(self, rows: Iterable[tuple[Any, ...]]) -> list[int]:
+        """Take rows (of ContentRow's columns) as PostgreSQL has them now; the numbers of those that are new or differ."""
+        changed = []
+        for row in map(ContentRow._make, rows):
+            self._absent.discard(row.id)
+            known = self._row_of.get(row.id)
+            if known is not None and self.rows[known] == row:
+                continue
+            changed.append(self._append(row))
+        return changed
+
+    def forget(self, content_id: str) -> None:
+        """The content is gone, or must be looked up again; batches that hold its row keep it."""
+        self._row_of.pop(content_id, None)
+        self._absent.discard(content_id)
+
+    def row_of(self, content_id: str | None) -> int:
+        """Row number now; NONE for null, UNKNOWN where there is no such content, or nobody has asked."""
+        return self._row_of.get(content_id, self.UNKNOWN)
+
+    def rows_of(self, content_ids: Iterable[str | None]) -> Integers:
+        """Row numbers now: int64 [n]."""
+        get = self._row_of.get
+        return np.array([get(content_id, -1) for content_id in content_ids], np.int64)
+
+    def missing(self, content_ids: Iterable[str | None]) -> set[str]:
+        """The ids nobody has looked up yet. Ids that are no UUID cannot be in the table and are never asked for."""
+        unseen = set(content_ids) - self._row_of.keys() - self._absent
+        return {content_id for content_id in unseen if content_id is not None and is_uuid(content_id)}
+
+    def mark_absent(self, content_ids: Iterable[str]) -> None:
+        """PostgreSQL has been asked and has no such content, or has it no more."""
+        for content_id in content_ids:
+            self._row_of.pop(content_id, None)
+            self._absent.add(content_id)
+
+    def clear_absent(self) -> None:
+        """Ask again for all that was absent: it may have been written since."""
+        self._absent.clear()
+
+    def stored(self, rows: Iterable[int]) -> list[tuple[str, bytes]]:
+        """(content_id, JSON of its fields) of rows, as readers of the totals find them."""
+        return [(row.id, _encode(_StoredContent(*row))) for number in rows if (row := self.rows[number]) is not None]
+
+    def _append(self, row: ContentRow) -> int:
+        number = len(self.rows)
+        if number == len(self._lengths):
+            self._lengths = np.concatenate([self._lengths, np.full(number, -1, np.int64)])
+        self._lengths[number] = -1 if row.length_seconds is None else row.length_seconds
+        self.rows.append(row)
+        self._row_of[row.id] = number
+        return number
+
+
+@dataclass(slots=True)
+class EnrichedEvents(ParsedEvents):
+    """Parsed events with, per event:
+
+    content_rows      row in `contents`; Contents.NONE: null content_id; Contents.UNKNOWN: no such content
+    percentages       hundredths of a percent, -1 null
+    anomaly_bits      see ANOMALY_NAMES
+    contents_changed  rows of `contents` that must be written anew for this partition (not one per event)
+    """
+
+    content_rows: Integers
+    percentages: Integers
+    anomaly_bits: Integers
+    contents: Contents
+    contents_changed: list[int]
+
+    def anomalies(self, index: int) -> list[str]:
+        """What looks wrong about one event, in the order of ANOMALIES."""
+        return list(ANOMALY_NAMES[self.anomaly_bits[index]])
+
+
+def enrich(parsed: ParsedEvents, contents: Contents, contents_changed: Iterable[int] = ()) -> EnrichedEvents:
+    """Looks every content up as it is known now; asks nobody. Shares the columns of `parsed`."""
+    rows = contents.rows_of([event.content_id for event in parsed.events])
+    percentages = percentage_hundredths(parsed.duration_ms, _lengths(contents, rows))
+    return EnrichedEvents(
+        **{field.name: getattr(parsed, field.name) for field in fields(ParsedEvents)},
+        content_rows=rows,
+        percentages=percentages,
+        anomaly_bits=_anomaly_bits(parsed.types, parsed.duration_ms, percentages, rows),
+        contents=contents,
+        contents_changed=list(contents_changed),
+    )
+
+
+def percentage_hundredths(duration_ms: Integers, length_seconds: Integers) -> Integers:
+    """Share of the content consumed in hundredths of a percent, half up, exact; above 100 % is kept.
+
+    -1 where the duration is null (-1), or the length is null (-1) or not above 0.
+    """
+    known = (duration_ms >= 0) & (length_seconds > 0)
+    return np.where(known, (duration_ms * 20 + length_seconds) // np.maximum(length_seconds * 2, 1), -1)
+
+
+def score_thousandths(types: Integers, percentages: Integers) -> Integers:
+    """Weight x (1 + min(percentage, 100) / 100) in thousandths, half up; a null percentage (-1) counts 0."""
+    share = np.clip(percentages, 0, 10_000)
+    return (_WEIGHTS[types] * (10_000 + share) * 2 + 10_000) // 20_000
+
+
+def _lengths(contents: Contents, rows: Integers) -> Integers:
+    return np.where(rows == Contents.UNKNOWN, -1, contents.lengths[rows])
+
+
+def _anomaly_bits(types: Integers, duration_ms: Integers, percentages: Integers, rows: Integers) -> Integers:
+    early = (types == FINISH) & (percentages >= 0) & (percentages < 5_000)
+    without_duration = ((types == PAUSE) | (types == FINISH)) & (duration_ms < 0)
+    bits: Integers = (
+        (percentages > 10_000) * OVER_LENGTH
+        + early * FINISH_TOO_EARLY
+        + without_duration * DURATION_MISSING
+        + (rows == Contents.UNKNOWN) * UNKNOWN_CONTENT
+    )
+    return bits
