@@ -1,0 +1,380 @@
+"""The totals of one Kafka partition: absolute numbers per content for each open minute and tumbling window.
+
+The state takes PartialTotals in offset order and answers with an Update: the absolute values of what it touched, so
+that writing twice changes nothing. Time is the watermark, the running maximum of min(event_ts, Kafka timestamp).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+
+from engagement.totals import EVENTS, MINUTE_US, NEVER, SCORE, WIDTH, Ints, PartialTotals, Sums
+from engagement.totals_period import Period
+
+Kind = Literal["minute", "window"]
+
+# Buckets that ended longer before the newest Kafka timestamp can be read by nobody, and are not kept.
+READABLE_MS = 7_200_000
+# An event may lie this far after its Kafka timestamp (engagement/parse.py).
+AHEAD_MS = 300_000
+SNAPSHOT_VERSION = 1
+COMPACT_FROM = 4096  # content ids
+
+
+@dataclass(slots=True)
+class PeriodUpdate:
+    """What changed in a minute or window.
+
+    values  n rows of nine little-endian int64 (MEASURES), joined
+    scores  thousandths of a point, aligned
+    late    events too late for this window so far; None: unchanged (a minute has none)
+    """
+
+    kind: Kind
+    start_s: int
+    content_ids: list[str]
+    values: bytes
+    scores: list[int]
+    late: int | None = None
+
+
+@dataclass(slots=True)
+class Update:
+    """Everything a batch changes for readers: absolute values after `span.offset_next`, users and recent events to add.
+
+    users    (kind, start_s, content_id, user ids); kind window: only those of events late for their minute
+    recent   content_id -> [(event_ts_us, entry)]
+    contents (content_id, JSON) to show from now on
+    counters numbers of the partition so far: events, late, rejected, skipped
+    """
+
+    span: Any
+    periods: list[PeriodUpdate]
+    users: list[tuple[Kind, int, str, list[str]]]
+    recent: dict[str, list[tuple[int, bytes]]]
+    contents: list[tuple[str, bytes]]
+    watermark_us: int
+    newest_ms: int
+    counters: dict[str, int]
+    events: int  # of this update
+
+    def __len__(self) -> int:
+        return self.events
+
+
+class StoredPeriod(Protocol):
+    """A minute or window as the destination holds it."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def start_s(self) -> int: ...
+    @property
+    def content_ids(self) -> list[str]: ...
+    @property
+    def values(self) -> bytes: ...
+    @property
+    def late(self) -> int | None: ...
+
+
+class Stored(Protocol):
+    """What the destination holds of a partition; `offset_next` None: nothing."""
+
+    @property
+    def offset_next(self) -> int | None: ...
+    @property
+    def watermark_us(self) -> int: ...
+    @property
+    def newest_ms(self) -> int: ...
+    @property
+    def counters(self) -> dict[str, int]: ...
+    @property
+    def periods(self) -> Sequence[StoredPeriod]: ...
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    """The state as bytes: content ids once, then per period (kind, number, content rows as int32, totals as int64)."""
+
+    version: int
+    window_minutes: int
+    topic: str
+    topic_id: str
+    partition: int
+    offset_next: int
+    watermark_us: int
+    newest_ms: int
+    counters: dict[str, int]
+    late: dict[int, int]
+    ids: list[str]
+    periods: list[tuple[str, int, bytes, bytes]]
+
+
+@dataclass(slots=True)
+class _Touched:
+    """What a call to `add` changed, gathered over its batches: content rows by (kind, number)."""
+
+    periods: dict[tuple[Kind, int], list[Ints]] = field(default_factory=dict)
+    late: set[int] = field(default_factory=set)
+    users: dict[tuple[Kind, int, str], list[str]] = field(default_factory=dict)
+    recent: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+
+class PartitionTotals:
+    """State of one Kafka partition: `offset_next` is the first offset not in it yet."""
+
+    def __init__(self, partition: Any, offset_next: int, *, window_minutes: int, lateness_seconds: int) -> None:
+        self.partition = partition
+        self.offset_next = offset_next
+        self.watermark_us = NEVER
+        self.newest_ms = -1
+        self.counters = {"events": 0, "late": 0, "rejected": 0, "skipped": 0}
+        self.late: dict[int, int] = {}  # window -> events too late for it, while it can be read
+        self._window_minutes = window_minutes
+        self._lateness_us = lateness_seconds * 1_000_000
+        self._ids: list[str] = []
+        self._row_of: dict[str, int] = {}
+        self._periods: dict[tuple[Kind, int], Period] = {}
+        self._compact_at = COMPACT_FROM
+
+    def add(self, partials: Sequence[PartialTotals]) -> Update:
+        """Add consecutive batches, at least one; the first begins at `offset_next`."""
+        touched = _Touched()
+        for partial in partials:
+            self._add(partial, touched)
+        first, last = partials[0].span, partials[-1].span
+        update = Update(
+            span=replace(last, offset_from=first.offset_from),
+            periods=self._period_updates(touched),
+            users=[
+                (kind, self._start_s(kind, number), content_id, users)
+                for (kind, number, content_id), users in touched.users.items()
+                if self._readable(kind, number)
+            ],
+            recent=touched.recent,
+            contents=list(touched.contents.items()),
+            watermark_us=self.watermark_us,
+            newest_ms=self.newest_ms,
+            counters=dict(self.counters),
+            events=sum(partial.events for partial in partials),
+        )
+        self._evict()
+        return update
+
+    def load(self, stored: Stored) -> None:
+        """Take over what the destination holds: the open buckets, their late counts, watermark and counters."""
+        if stored.offset_next is None:
+            return
+        self.offset_next = stored.offset_next
+        self.watermark_us = stored.watermark_us
+        self.newest_ms = stored.newest_ms
+        self.counters |= stored.counters
+        for period in stored.periods:
+            kind: Kind = "window" if period.kind == "window" else "minute"
+            number = period.start_s // (self._length_us(kind) // 1_000_000)
+            if period.late is not None:
+                self.late[number] = period.late
+            if period.content_ids and self._open(kind, number):
+                totals = np.frombuffer(period.values, dtype="<i8").reshape(-1, WIDTH)
+                self._period((kind, number)).add(self._rows(period.content_ids), totals)
+        self._evict()
+
+    def encode(self) -> bytes:
+        """The state for a snapshot."""
+        return msgspec.msgpack.encode(
+            _Snapshot(
+                version=SNAPSHOT_VERSION,
+                window_minutes=self._window_minutes,
+                topic=self.partition.topic,
+                topic_id=self.partition.topic_id,
+                partition=self.partition.partition,
+                offset_next=self.offset_next,
+                watermark_us=self.watermark_us,
+                newest_ms=self.newest_ms,
+                counters=self.counters,
+                late=self.late,
+                ids=self._ids,
+                periods=[
+                    (
+                        kind,
+                        number,
+                        period.rows[: period.lines].astype("<i4").tobytes(),
+                        period.totals[: period.lines].astype("<i8", copy=False).tobytes(),
+                    )
+                    for (kind, number), period in self._periods.items()
+                ],
+            )
+        )
+
+    @classmethod
+    def decode(
+        cls, snapshot: bytes, partition: Any, *, window_minutes: int, lateness_seconds: int
+    ) -> "PartitionTotals | None":
+        """The state of a snapshot; None where it cannot serve: another format, partition, topic id or window length."""
+        try:
+            saved = msgspec.msgpack.decode(snapshot, type=_Snapshot)
+        except msgspec.MsgspecError:
+            return None
+        identity = (saved.version, saved.window_minutes, saved.topic, saved.topic_id, saved.partition)
+        if identity != (
+            SNAPSHOT_VERSION,
+            window_minutes,
+            partition.topic,
+            partition.topic_id,
+            partition.partition,
+        ):
+            return None
+        state = cls(partition, saved.offset_next, window_minutes=window_minutes, lateness_seconds=lateness_seconds)
+        state.watermark_us, state.newest_ms = saved.watermark_us, saved.newest_ms
+        state.counters, state.late = saved.counters, saved.late
+        state._rows(saved.ids)
+        for kind, number, rows, totals in saved.periods:
+            state._period(("window" if kind == "window" else "minute", number)).add(
+                np.frombuffer(rows, dtype="<i4").astype(np.int64),
+                np.frombuffer(totals, dtype="<i8").reshape(-1, WIDTH),
+            )
+        return state
+
+    def _add(self, partial: PartialTotals, touched: _Touched) -> None:
+        rows = self._rows(partial.content_ids)
+        ids = partial.content_ids
+        late = dict(partial.late)
+        open_minutes = self._merge("minute", partial.minutes, rows, touched)
+        open_windows = self._merge("window", partial.windows, rows, touched)
+        windows = partial.windows
+        for number, events in zip(
+            windows.periods[~open_windows].tolist(), windows.sums[~open_windows, EVENTS].tolist(), strict=True
+        ):
+            late[number] = late.get(number, 0) + events
+        for number, events in late.items():
+            self.counters["late"] += events
+            self.late[number] = self.late.get(number, 0) + events
+            touched.late.add(number)
+        minutes = zip(
+            partial.minutes.periods.tolist(), partial.minutes.contents.tolist(), open_minutes.tolist(), strict=True
+        )
+        for (minute, content, is_open), users in zip(minutes, partial.minute_users, strict=True):
+            if not users:
+                continue
+            if is_open:
+                touched.users.setdefault(("minute", minute, ids[content]), []).extend(users)
+            elif self._open("window", minute // self._window_minutes):
+                # Too late for the minute, in time for its window: counted there alone.
+                touched.users.setdefault(("window", minute // self._window_minutes, ids[content]), []).extend(users)
+        for window, content, users in partial.late_users:
+            if self._open("window", window):
+                touched.users.setdefault(("window", window, ids[content]), []).extend(users)
+        for content, event_ts_us, entry in partial.recent:
+            touched.recent.setdefault(ids[content], []).append((event_ts_us, entry))
+        touched.contents.update(partial.contents)
+        for name in ("events", "rejected", "skipped"):
+            self.counters[name] += getattr(partial, name)
+        self.watermark_us = max(self.watermark_us, partial.watermark_us)
+        self.newest_ms = max(self.newest_ms, partial.newest_ms)
+        self.offset_next = partial.span.offset_next
+
+    def _merge(self, kind: Kind, partial: Sums, rows: Ints, touched: _Touched) -> Any:
+        """Add the sums of the periods still open; which of the partial's rows those were: bool [n]."""
+        open_rows = (partial.periods + 1) * self._length_us(kind) + self._lateness_us > self.watermark_us
+        for number in np.unique(partial.periods[open_rows]).tolist():
+            chosen = np.flatnonzero((partial.periods == number) & open_rows)
+            content_rows = rows[partial.contents[chosen]]
+            self._period((kind, number)).add(content_rows, partial.sums[chosen])
+            touched.periods.setdefault((kind, number), []).append(content_rows)
+        return open_rows
+
+    def _period_updates(self, touched: _Touched) -> list[PeriodUpdate]:
+        updates: dict[tuple[Kind, int], PeriodUpdate] = {}
+        for key, changed in touched.periods.items():
+            if not self._readable(*key):
+                continue
+            period = self._periods[key]
+            rows = np.unique(np.concatenate(changed)) if len(changed) > 1 else changed[0]
+            values = period.values(rows)
+            updates[key] = PeriodUpdate(
+                kind=key[0],
+                start_s=self._start_s(*key),
+                content_ids=[self._ids[row] for row in rows.tolist()],
+                values=values.astype("<i8", copy=False).tobytes(),
+                scores=values[:, SCORE].tolist(),
+            )
+        for number in touched.late:
+            if self._readable("window", number):
+                start_s = self._start_s("window", number)
+                update = updates.setdefault(("window", number), PeriodUpdate("window", start_s, [], b"", []))
+                update.late = self.late[number]
+        return list(updates.values())
+
+    def _evict(self) -> None:
+        """Forget what is closed, what nobody can read, and content ids without a total."""
+        for key in [key for key in self._periods if not (self._open(*key) and self._readable(*key))]:
+            del self._periods[key]
+        for number in [number for number in self.late if not self._readable("window", number)]:
+            del self.late[number]
+        if len(self._ids) > self._compact_at:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Number the content ids anew, without those that are in no period any more."""
+        live = np.zeros(len(self._ids), dtype=bool)
+        for period in self._periods.values():
+            live[period.rows[: period.lines]] = True
+        renumbered = np.cumsum(live) - 1
+        self._ids = [content_id for content_id, kept in zip(self._ids, live.tolist(), strict=True) if kept]
+        self._row_of = {content_id: row for row, content_id in enumerate(self._ids)}
+        for key, old in self._periods.items():
+            period = Period(max(16, len(self._ids)))
+            period.add(renumbered[old.rows[: old.lines]], old.totals[: old.lines])
+            self._periods[key] = period
+        self._compact_at = COMPACT_FROM + 2 * len(self._ids)
+
+    def _rows(self, content_ids: Sequence[str]) -> Ints:
+        """Content rows of these ids; new ids get one."""
+        row_of, ids = self._row_of, self._ids
+        rows = []
+        for content_id in content_ids:
+            row = row_of.get(content_id)
+            if row is None:
+                row = row_of[content_id] = len(ids)
+                ids.append(content_id)
+            rows.append(row)
+        return np.array(rows, dtype=np.int64)
+
+    def _period(self, key: tuple[Kind, int]) -> Period:
+        period = self._periods.get(key)
+        if period is None:
+            period = self._periods[key] = Period()
+        return period
+
+    def _length_us(self, kind: Kind) -> int:
+        return MINUTE_US if kind == "minute" else MINUTE_US * self._window_minutes
+
+    def _start_s(self, kind: Kind, number: int) -> int:
+        return number * self._length_us(kind) // 1_000_000
+
+    def _open(self, kind: Kind, number: int) -> bool:
+        return (number + 1) * self._length_us(kind) + self._lateness_us > self.watermark_us
+
+    def _readable(self, kind: Kind, number: int) -> bool:
+        return (number + 1) * self._length_us(kind) >= (self.newest_ms - READABLE_MS) * 1000
+
+
+def stored_periods(
+    watermark_us: int, newest_ms: int, *, window_minutes: int, lateness_seconds: int
+) -> list[tuple[Kind, int]]:
+    """(kind, start_s) of every bucket that `PartitionTotals.load` needs: open, or a window with a late count."""
+    newest_us = (newest_ms + AHEAD_MS) * 1000
+    readable_us = (newest_ms - READABLE_MS) * 1000
+    open_us = max(readable_us, watermark_us - lateness_seconds * 1_000_000)
+    kinds: tuple[tuple[Kind, int, int], ...] = (
+        ("minute", MINUTE_US, open_us),
+        ("window", MINUTE_US * window_minutes, readable_us),
+    )
+    return [
+        (kind, number * length_us // 1_000_000)
+        for kind, length_us, from_us in kinds
+        for number in range(from_us // length_us - 1, newest_us // length_us + 1)
+    ]
