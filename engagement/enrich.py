@@ -75,7 +75,7 @@ class Contents:
         return self._lengths[: len(self.rows)]
 
     def put(self, rows: Iterable[tuple[Any, ...]]) -> list[int]:
-        """Take rows (of ContentRow's columns) as PostgreSQL has them now; the numbers of those that are new or differ."""
+        """Take rows (ContentRow's columns) as PostgreSQL has them now; the numbers of those that are new or differ."""
         changed = []
         for row in map(ContentRow._make, rows):
             self._absent.discard(row.id)

@@ -116,6 +116,10 @@ def decode(value: bytes | None) -> Event | None:
         event = _decode(value)
     except RecursionError:
         raise _too_deep() from None
+    except EventError:
+        raise
+    except ValueError as error:
+        raise _not_json(value, error) from None
     if event is not None and event.content_id is not None:
         event.content_id = canonical_content_id(event.content_id)
     return event
@@ -150,12 +154,11 @@ def check_nesting(value: bytes, already: int = 0) -> None:
 
 
 def _decode(value: bytes) -> Event | None:
+    """Raises EventError, or msgspec.DecodeError where the value is no JSON."""
     try:
         return decode_plain(value)
     except msgspec.ValidationError as error:
         why = error
-    except ValueError as error:
-        raise _not_json(value, error) from None
     envelope = _envelope(value)
     if envelope is None:
         raise _explained(why) from None
