@@ -171,5 +171,5 @@ def _iso(times: npt.NDArray[np.datetime64]) -> list[str]:
     return [text.removesuffix(".000000") + "Z" for text in np.datetime_as_string(times).tolist()]
 
 
-def _timestamps(microseconds: Integers) -> pa.Array[Any]:
+def _timestamps(microseconds: Integers) -> "pa.Array[Any]":  # generic only in its stubs
     return pa.array(microseconds).view(pa.timestamp("us", tz="UTC"))
