@@ -78,6 +78,17 @@ def test_postgres_and_kafka_come_back_on_their_ports_after_kill_9(postgres_serve
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
 
 
+def test_the_bigquery_emulator_answers_a_query(bigquery_emulator):
+    from google.api_core.client_options import ClientOptions
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import bigquery
+
+    options = ClientOptions(api_endpoint=f"http://{bigquery_emulator.rest}")
+    client = bigquery.Client(bigquery_emulator.project, AnonymousCredentials(), client_options=options)
+    assert [tuple(row) for row in client.query_and_wait("SELECT 1 + 1 AS two")] == [(2,)]
+    client.close()
+
+
 @pytest.mark.parametrize("kind", ["redis", "postgres", "kafka"])
 @pytest.mark.parametrize("victim", ["watched", "keeper"])
 def test_kill_9_leaves_nothing_behind(kind, victim, open_folder, wait_for):
