@@ -2,7 +2,7 @@
 destination agrees on.
 
 The start rule: read from the smallest `offset_next` among the snapshot and the destinations; each passes over what
-lies below its own. Batches are cut so that none straddles a destination's position or a range in flight.
+lies below its own. Batches are cut so that none straddles a destination's position.
 """
 
 import time
@@ -52,7 +52,17 @@ class Records:
     keys: list[bytes | None]
     values: list[bytes | None]
     timestamps_ms: np.ndarray[Any, np.dtype[np.int64]]
-    headers: list[list[tuple[str, bytes | None]] | None]
+    headers: list[list[tuple[str, bytes | None]] | None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """One Kafka partition as its consumer sees it. end: -1 while unknown; newest_ms: 0 before the first record."""
+
+    partition: int
+    offset_next: int
+    end: int
+    newest_ms: int
 
 
 class HasSpan(Protocol):
@@ -107,6 +117,11 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
         self.snapshot_destination = snapshot_destination
         self.stopping = stopping
         self.ending = ending
+        self._parts: list[KafkaPartition[T]] = []
+
+    def status(self) -> list[PartitionStatus]:
+        """Where each partition of this process stands. May be called from any thread."""
+        return [part.status() for part in self._parts]
 
     def list_parts(self) -> list[str]:
         """One part per Kafka partition of this process."""
@@ -121,6 +136,8 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
             consumer = Consumer({"group.id": "unused", **SHARED_CONSUMER, **self.kafka})
             start = self._start(consumer, partition, claims, resume_state)
             consumer.assign([TopicPartition(self.topic, partition.partition, start)])
+            positions = [claim.offset_next for claim in claims.values()]
+            cuts = sorted({position for position in positions if position is not None and position > start})
             log.info(
                 "partition_claimed",
                 topic=self.topic,
@@ -130,7 +147,9 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
                 snapshot=resume_state[1] if resume_state else None,
             )
             self.stopping.working(for_part)
-            return KafkaPartition(self, consumer, partition, owner, start, _cuts(claims, start, for_part))
+            part = KafkaPartition(self, consumer, partition, owner, start, cuts)
+            self._parts.append(part)
+            return part
         raise AssertionError("unreachable")
 
     def _start(
@@ -143,8 +162,8 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
         )
         wanted: dict[str, int] = {}
         for name, claim in claims.items():
-            empty = claim.offset_next is None
-            wanted[name] = self._two_hours_ago(consumer, partition, high) if empty else claim.offset_next
+            position = claim.offset_next
+            wanted[name] = self._two_hours_ago(consumer, partition, high) if position is None else position
         if snapshot is not None and self._counts(snapshot, claims, low, where):
             wanted["the snapshot"] = snapshot[1]
         if not wanted:
@@ -189,28 +208,6 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
         return int(found.offset) if found.offset >= 0 else high
 
 
-@dataclass(frozen=True, slots=True)
-class Cuts:
-    """Where batches must end (ascending offsets), and the range of a repeated request, which must come as one batch."""
-
-    at: tuple[int, ...]
-    whole: tuple[int, int] | None
-
-
-def _cuts(claims: Mapping[str, Claim], start: int, partition: str) -> Cuts:
-    ranges = [claim.in_flight for claim in claims.values() if claim.in_flight]
-    whole = ranges[0] if ranges else None
-    at = {claim.offset_next for claim in claims.values() if claim.offset_next is not None} | set(whole or ())
-    inside = [cut for cut in at if whole and whole[0] < cut < whole[1]]
-    if len(ranges) > 1 or inside:
-        raise FlowStopped(
-            f"Partition {partition}: a request for offsets {ranges} is in flight, and another destination stands at "
-            f"{inside}: they ran apart and cannot be joined yet. Start once with SINKS naming only the sink of that "
-            "request; when it has caught up, start them together."
-        )
-    return Cuts(tuple(sorted(cut for cut in at if cut > start)), whole)
-
-
 class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
     """One Kafka partition with a consumer of its own, assigned, never subscribed."""
 
@@ -221,17 +218,16 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
         partition: PartitionId,
         owner: str,
         start: int,
-        cuts: Cuts,
+        cuts: Sequence[int],
     ) -> None:
         self._source = source
         self._consumer = consumer
         self._partition = partition
         self._owner = owner
         self._offset_next = start  # of what was read
+        self._passed_on = start  # of what was emitted
         self._newest_ms = 0
-        self._cuts = deque(cuts.at)
-        self._whole = cuts.whole
-        self._held: list[Message] = []  # the beginning of that range
+        self._cuts = deque(cuts)
         self._waiting: deque[T] = deque()  # read, but not yet ready
         self._emitted_at = time.monotonic()
         self._idle = False
@@ -251,6 +247,7 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
                 items = [self._empty(self._position())]
             if items:
                 self._emitted_at = now
+                self._passed_on = items[-1].span.offset_next
             self._idle = not items
             return items
         raise AssertionError("unreachable")
@@ -265,21 +262,24 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
             self._snapshots_at_rest += 1
             if self._snapshots_at_rest == 2:  # the first of them is committed by now
                 self._source.stopping.rested(str(self._partition.partition))
-        offset_next = self._waiting[0].span.offset_from if self._waiting else self._offset_next
-        return self._partition.topic_id, offset_next, self._newest_ms
+        return self._partition.topic_id, self._passed_on, self._newest_ms
 
     def close(self) -> None:
         self._consumer.close()
 
+    def status(self) -> PartitionStatus:
+        """Read from another thread: each figure is right, together they may be a batch apart."""
+        where = TopicPartition(self._partition.topic, self._partition.partition)
+        end = self._consumer.get_watermark_offsets(where, cached=True)[1]
+        return PartitionStatus(self._partition.partition, self._passed_on, end, self._newest_ms)
+
     def _read(self) -> None:
         for _ in range(POLLS_PER_ACTIVATION):
-            polled = [message for message in self._consumer.consume(POLL_EVENTS_MAX, 0) if self._is_record(message)]
-            messages = self._held + polled
-            self._held = []
+            messages = [message for message in self._consumer.consume(POLL_EVENTS_MAX, 0) if self._is_record(message)]
+            if not messages:
+                return
             for records in self._cut(messages):
                 self._waiting.append(self._source.prepare(records))
-            if not polled:
-                return
 
     def _pass_on(self) -> list[T]:
         items: list[T] = []
@@ -288,21 +288,14 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
         return items
 
     def _cut(self, messages: list[Message]) -> list[Records]:
-        """The messages as batches: none straddles a cut, and the range that must come whole is held until it has."""
+        """The messages as batches, none of which straddles a destination's position."""
         batches: list[Records] = []
-        while messages and self._cuts and self._cuts[0] < _end(messages):
+        while self._cuts and self._cuts[0] < _end(messages):
             cut = self._cuts.popleft()
             below = [message for message in messages if _offset(message) < cut]
             if cut > self._offset_next:
                 batches.append(self._records(below, cut))
             messages = messages[len(below) :]
-        if not messages:
-            return batches
-        if self._whole and self._whole[0] <= self._offset_next < self._whole[1]:
-            if _end(messages) < self._whole[1] > self._read_position():
-                self._held = messages
-                return batches
-            return [*batches, self._records(messages, self._whole[1])]
         return [*batches, self._records(messages, _end(messages))]
 
     def _records(self, messages: list[Message], offset_next: int) -> Records:
@@ -325,26 +318,21 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
 
     def _position(self) -> int:
         """Past the transaction markers behind the last record, but not past a cut."""
-        if self._held:
-            return self._offset_next
         while self._cuts and self._cuts[0] <= self._offset_next:
             self._cuts.popleft()
-        return min([self._read_position(), *self._cuts])
-
-    def _read_position(self) -> int:
         asked = TopicPartition(self._partition.topic, self._partition.partition)
-        return max(self._offset_next, int(self._consumer.position([asked])[0].offset))
+        read = int(self._consumer.position([asked])[0].offset)
+        return min([max(self._offset_next, read), *self._cuts])
 
     def _last(self) -> list[T]:
         """After the request to stop: one empty batch, on which destinations settle, then nothing."""
         self._idle = True
         if self._last_emitted:
             return []
-        if self._waiting:
-            self._offset_next = self._waiting[0].span.offset_from
-            self._waiting.clear()
+        self._waiting.clear()
+        self._offset_next = self._passed_on
         self._last_emitted = True
-        return [self._empty(self._offset_next)]
+        return [self._empty(self._passed_on)]
 
     def _is_record(self, message: Message) -> bool:
         error = message.error()

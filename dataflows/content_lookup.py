@@ -1,0 +1,51 @@
+"""The content table beside the stream: a batch goes on when every content of it is known, or known to be unknown."""
+
+from zlib import crc32
+
+from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
+from engagement.parse import ParsedEvents
+from sources.postgres_lookup import PostgresLookup
+
+TOLD_PER_BATCH_MAX = 2_000  # a new process tells the reader of every content: some with each batch
+
+
+class ContentLookup:
+    """Lives on the worker's thread; only PostgresLookup's own thread does I/O.
+
+    partitions  of the topic: each content's fields are kept for the reader by one Kafka partition, by CRC-32 of its id
+    """
+
+    def __init__(self, table: PostgresLookup, partitions: int) -> None:
+        self._contents = Contents()
+        self._table = table
+        self._partitions = partitions
+        self._told: dict[int, int] = {}  # Kafka partition -> rows of `contents` below this number were told
+
+    def ready(self, batch: ParsedEvents) -> bool:
+        """Whether every content id was looked up; asks for those that were not. Never blocks."""
+        for answer in self._table.answers():
+            if answer.complete:
+                self._contents.clear_absent()
+            self._contents.put(ContentRow(*row) for row in answer.rows)
+            for content_id in answer.absent:
+                self._contents.forget(content_id)
+            self._contents.mark_absent(answer.absent)
+        missing = self._contents.missing(event.content_id for event in batch.events)
+        if missing:
+            self._table.ask(missing)
+        return not missing
+
+    def enrich(self, batch: ParsedEvents) -> EnrichedEvents:
+        """Add the content's fields, and the rows that the reader of this Kafka partition has not been told yet."""
+        return enrich(batch, self._contents, self._news(batch.span.partition.partition))
+
+    def _news(self, partition: int) -> list[int]:
+        rows = self._contents.rows
+        told = self._told.get(partition, 1)  # row 0 is no content
+        until = min(len(rows), told + TOLD_PER_BATCH_MAX)
+        self._told[partition] = until
+        return [
+            number
+            for number in range(told, until)
+            if (row := rows[number]) is not None and crc32(row.id.encode()) % self._partitions == partition
+        ]

@@ -1,0 +1,132 @@
+"""Kafka -> parse -> enrich -> totals -> Redis; every enriched event -> BigQuery, partner; rejected -> dead letters.
+
+    python -m bytewax.recovery DIR 1
+    python -m bytewax.run dataflows.engagement -r DIR -s 5 -b 0
+
+One process does what SINKS and KAFKA_PARTITIONS say: in production a deployment per sink, each with its own directory.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bytewax.operators as op
+import structlog
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+
+import metrics
+from dataflows.content_lookup import ContentLookup
+from dataflows.destinations import connect, newest_ms
+from dataflows.guarded import GuardedSink
+from dataflows.lifecycle import configure_logging, end, ending, own_recovery, stopping
+from dataflows.status import Progress, report
+from dataflows.topic_watch import watch_topic
+from dataflows.totals import RedisTotals, ten_minute_totals
+from engagement.enrich import EnrichedEvents
+from engagement.parse import ParsedEvents, parse
+from settings import Settings, ignored
+from sources.kafka import KafkaSource, Records
+from sources.kafka_topics import Topic
+from sources.positions import FlowStopped
+from sources.postgres_lookup import PostgresLookup
+from sources.provisioned import check_provisioned
+
+
+def build(
+    events: Source[ParsedEvents],
+    enrich: Callable[[ParsedEvents], EnrichedEvents],
+    totals: RedisTotals | None,
+    sinks: Mapping[str, Sink[Any]],
+) -> Dataflow:
+    """The graph. totals: how Redis counts, where `redis` is among the sinks; sinks: name -> where events end."""
+    flow = Dataflow("engagement")
+    enriched = op.map("enrich", op.input("events", flow, events), enrich)
+    for name, sink in sinks.items():
+        stored = ten_minute_totals("totals", enriched, totals) if name == "redis" and totals else enriched
+        op.output(name, stored, sink)
+    return flow
+
+
+def flow() -> Dataflow:
+    """What `python -m bytewax.run dataflows.engagement` runs: everything as the environment says."""
+    settings = Settings.from_env("kafka", "postgres", sinks=True)
+    configure_logging(settings.log_level)
+    stopping.listen()
+    try:
+        return _connected(settings)
+    except FlowStopped as why:
+        end(why)
+
+
+def _connected(settings: Settings) -> Dataflow:
+    for name in ignored():
+        structlog.get_logger().warning("setting_without_effect", name=name)
+    topic = check_provisioned(
+        settings.kafka,
+        settings.kafka_topic_engagement_events,
+        settings.topic_positions,
+        settings.kafka_consumer_group,
+        settings.sinks,
+        other_topics=[settings.kafka_topic_dead_letters],
+    )
+    partitions = _partitions(settings, topic)
+    own_recovery({"topic": topic.name, "partitions": list(partitions), "sinks": sorted(settings.sinks)})
+    progress = Progress()
+    destinations = connect(settings, topic)
+    sinks = {name: GuardedSink(sink, progress, newest_ms) for name, sink in destinations.sinks.items()}
+    table = PostgresLookup(settings.postgres, _sql("content_all"), _sql("content_by_id"), stopping)
+    lookup = ContentLookup(table, topic.partitions)
+    source = KafkaSource(
+        settings.kafka,
+        topic.name,
+        topic.topic_id,
+        partitions,
+        prepare=partial(_counted, progress),
+        ready=lookup.ready,
+        destinations=list(sinks.values()),
+        snapshot_destination="redis",
+        stopping=stopping,
+        ending=ending,
+    )
+    table.start()
+    watch_topic(settings.kafka, topic)
+    report(destinations.status_board, _name(settings, partitions), progress, source.status, destinations.sinks)
+    return build(source, lookup.enrich, destinations.totals, sinks)
+
+
+def _counted(progress: Progress, records: Records) -> ParsedEvents:
+    """Parse, and say so in the metrics."""
+    parsed = parse(records)
+    partition = {"topic": parsed.span.partition.topic, "partition": str(parsed.span.partition.partition)}
+    if len(parsed):
+        progress.processed += len(parsed)
+        metrics.PROCESSED.labels(**partition).inc(len(parsed))
+    for rejected in parsed.rejected:
+        progress.rejected += 1
+        metrics.REJECTED.labels(**partition, reason=rejected.reason).inc()
+    if parsed.skipped:
+        progress.skipped += parsed.skipped
+        metrics.SKIPPED.labels(**partition).inc(parsed.skipped)
+    return parsed
+
+
+def _partitions(settings: Settings, topic: Topic) -> tuple[int, ...]:
+    """The Kafka partitions of this process."""
+    beyond = [partition for partition in settings.kafka_partitions if partition >= topic.partitions]
+    if beyond:
+        raise FlowStopped(
+            f"KAFKA_PARTITIONS names {beyond}, but topic {topic.name} has partitions 0 to {topic.partitions - 1}."
+        )
+    return settings.kafka_partitions or tuple(range(topic.partitions))
+
+
+def _name(settings: Settings, partitions: tuple[int, ...]) -> str:
+    """This process among those of its group: `<sinks>.<partitions>`, as its recovery directory is called."""
+    return f"{'+'.join(settings.sinks)}.{partitions[0]}-{partitions[-1]}"
+
+
+def _sql(name: str) -> str:
+    return (Path(__file__).parent.parent / "sql" / "postgres" / "queries" / f"{name}.sql").read_text(encoding="utf-8")
