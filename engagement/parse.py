@@ -131,7 +131,7 @@ def parse(records: Records) -> ParsedEvents:
     refused: dict[int, EventError] = {}
     events, skipped = _decoded(records.values, refused)
     replays = _replays(records.headers, refused)
-    timestamps_ms = _original_timestamps(records.timestamps_ms, replays)
+    timestamps_ms = _original_timestamps(_arrivals(records.timestamps_ms, refused), replays)
     event_ts_us = _event_times(events, timestamps_ms, refused)
     for index in skipped:  # no fact either way: its headers and times do not matter
         refused.pop(index, None)
@@ -248,6 +248,25 @@ def _replay(headers: dict[str, bytes | None]) -> _Replay:
 
 def _wrong_header(name: str, why: str) -> EventError:
     return EventError("wrong_header", f"The header {name} of a replayed dead letter {why}.")
+
+
+def _arrivals(timestamps_ms: Integers, refused: dict[int, EventError]) -> Integers:
+    """The Kafka timestamps; refuses what is none, which only a producer can write, and has 1970 in its place."""
+    wrong_ones = np.flatnonzero((timestamps_ms < 0) | (timestamps_ms > _TIMESTAMP_MS_MAX))
+    if not len(wrong_ones):
+        return timestamps_ms
+    for index in wrong_ones.tolist():
+        refused.setdefault(
+            index,
+            EventError(
+                "wrong_kafka_timestamp",
+                f"The record has no usable Kafka timestamp ({timestamps_ms[index]} ms): "
+                "set message.timestamp.type=LogAppendTime on the topic.",
+            ),
+        )
+    timestamps_ms = timestamps_ms.copy()
+    timestamps_ms[wrong_ones] = 0
+    return timestamps_ms
 
 
 def _original_timestamps(timestamps_ms: Integers, replays: dict[int, _Replay]) -> Integers:

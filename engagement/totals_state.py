@@ -60,6 +60,7 @@ class Update:
     newest_ms: int
     counters: dict[str, int]
     events: int  # of this update
+    late: int  # of this update
 
     def __len__(self) -> int:
         return self.events
@@ -143,6 +144,7 @@ class PartitionTotals:
     def add(self, partials: Sequence[PartialTotals]) -> Update:
         """Add consecutive batches, at least one; the first begins at `offset_next`."""
         touched = _Touched()
+        late_before = self.counters["late"]
         for partial in partials:
             self._add(partial, touched)
         first, last = partials[0].span, partials[-1].span
@@ -160,9 +162,25 @@ class PartitionTotals:
             newest_ms=self.newest_ms,
             counters=dict(self.counters),
             events=sum(partial.events for partial in partials),
+            late=self.counters["late"] - late_before,
         )
         self._evict()
         return update
+
+    def unchanged(self, span: Any) -> Update:
+        """An update without a change, at `offset_next`; owner and partition are those of `span`."""
+        return Update(
+            span=replace(span, offset_from=self.offset_next, offset_next=self.offset_next),
+            periods=[],
+            users=[],
+            recent={},
+            contents=[],
+            watermark_us=self.watermark_us,
+            newest_ms=self.newest_ms,
+            counters=dict(self.counters),
+            events=0,
+            late=0,
+        )
 
     def load(self, stored: Stored) -> None:
         """Take over what the destination holds: the open buckets, their late counts, watermark and counters."""

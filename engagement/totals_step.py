@@ -35,8 +35,9 @@ class TotalsStep:
         self._state: PartitionTotals | None = None
 
     def on_batch(self, values: Iterable[PartialTotals]) -> list[Update]:
-        """One Update for the batches not yet in the totals; none where all are."""
+        """One Update for the batches not yet in the totals; of the others only the contents are passed on."""
         wanted: list[PartialTotals] = []
+        passed: dict[str, bytes] = {}
         for partial in values:
             span = partial.span
             if self._state is None:
@@ -48,7 +49,13 @@ class TotalsStep:
                 wanted.append(partial)
             elif span.offset_next > expected:
                 raise self._gap(self._sentence(span, expected, "the batch holds records that are counted already"))
-        return [self._state.add(wanted)] if wanted and self._state is not None else []
+            else:
+                passed.update(partial.contents)
+        if self._state is None or not (wanted or passed):
+            return []
+        update = self._state.add(wanted) if wanted else self._state.unchanged(span)
+        update.contents = list((passed | dict(update.contents)).items())
+        return [update]
 
     def snapshot(self) -> bytes:
         """The state as bytes."""

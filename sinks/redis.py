@@ -1,0 +1,208 @@
+"""Redis as a destination: the totals of a Kafka partition, absolute, with the position behind them in one script.
+
+What readers see is the state after an offset: a repeated write changes nothing, a writer that was replaced is refused,
+and a Redis that has forgotten acknowledged writes is noticed at the next one. Waits without end while Redis is away.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+
+import metrics
+from sinks.redis_client import SINK, Waiting, give_up, never
+from sinks.redis_layout import LATE_FIELD, Group, PartitionKeys
+from sinks.redis_write import Update, Write, joined, script_commands
+from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
+
+WRITE = resources.files("sinks").joinpath("redis_write.lua").read_text(encoding="utf-8")
+CLAIM = """
+local known = redis.call('HMGET', KEYS[1], 'topic_id', 'next', 'newest_ms')
+if known[1] and known[1] ~= ARGV[2] then return {known[1], known[2], known[3]} end
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'topic_id', ARGV[2])
+return {ARGV[2], known[2], known[3]}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPeriod:
+    """One minute or window as stored; `values` as in PeriodUpdate; late: events too late for it, None: not stored."""
+
+    kind: str
+    start_s: int
+    content_ids: list[str]
+    values: bytes
+    late: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What Redis holds of a partition; offset_next None: nothing."""
+
+    offset_next: int | None
+    watermark_us: int = 0
+    newest_ms: int = -1
+    counters: dict[str, int] = field(default_factory=dict)
+    periods: list[LoadedPeriod] = field(default_factory=list)
+
+
+class RedisSink(DynamicSink[Any]):
+    """Absolute totals, each Update exactly once: script, owner token and position are one write.
+
+    group           consumer group, part of every key
+    stored_periods  (watermark_us, newest_ms) -> the (kind, start_s) that `load` must read
+    """
+
+    name = SINK
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        group: str,
+        window_minutes: int,
+        stored_periods: Callable[[int, int], Iterable[tuple[str, int]]],
+        cluster_nodes: str | None = None,
+        stopping: Callable[[], bool] = never,
+        abandon: Callable[[], object] = give_up,
+    ) -> None:
+        self._redis = Waiting(url, cluster_nodes, stopping, abandon)
+        self._group, self._window_minutes = group, window_minutes
+        self._stored_periods = stored_periods
+        self._acknowledged: dict[tuple[PartitionId, str], int | None] = {}
+
+    def layout(self, topic: str) -> Group:
+        """The keys of a topic."""
+        return Group(self._group, topic, self._window_minutes)
+
+    def claim(self, partition: PartitionId, owner: str) -> Claim:
+        """Take the partition over: from now on Redis refuses every other writer. Waits while Redis is away.
+
+        Raises FlowStopped where Redis may evict keys, or holds totals of another topic id."""
+        layout = self.layout(partition.topic)
+        keys = layout.partition(partition.partition)
+        self._redis.call("check its eviction policy", _refuse_eviction)
+        topic_id, stored, newest = self._redis.call(
+            f"claim partition {partition.partition} of {partition.topic}",
+            lambda client: client.eval(CLAIM, 1, keys.position, owner, partition.topic_id),
+        )
+        if topic_id.decode() != partition.topic_id:
+            raise FlowStopped(
+                f"Redis holds totals of another incarnation of topic {partition.topic} (topic id {topic_id.decode()}, "
+                f"now {partition.topic_id}): it was recreated. To begin anew, delete the keys of its partitions: "
+                f"redis-cli --scan --pattern '{keys.tag}*' | xargs redis-cli del"
+            )
+        self._redis.call("register it", lambda client: client.sadd(layout.partitions, partition.partition))
+        offset_next = None if stored is None else int(stored)
+        self._acknowledged[partition, owner] = offset_next
+        return Claim(offset_next, newest_ms=None if newest is None else int(newest))
+
+    def load(self, span: Span) -> Loaded:
+        """What Redis holds of the span's partition: position, counters, and the buckets still needed."""
+        keys = self.layout(span.partition.topic).partition(span.partition.partition)
+        return self._redis.call("load the open totals", lambda client: self._load(client, keys))
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "RedisPartition":
+        return RedisPartition(self)
+
+    def write(self, updates: Sequence[Update]) -> None:
+        """Write updates, each partition's in offset order; when it returns, Redis has acknowledged them."""
+        waiting = joined(updates, self._acknowledged)
+        while waiting:
+            # Of each partition the first: one round trip for all of them.
+            now: dict[PartitionId, Write] = {}
+            later = [write for write in waiting if now.setdefault(write.span.partition, write) is not write]
+            self._write(list(now.values()))
+            waiting = later
+
+    def _write(self, writes: list[Write]) -> None:
+        calls = [self._script(write) for write in writes]
+
+        def execute(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for keys, arguments in calls:
+                pipeline.eval(WRITE, len(keys), *keys, *arguments)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            return answers
+
+        for write, (outcome, stored) in zip(writes, self._redis.call("write totals", execute), strict=True):
+            self._settle(write, outcome.decode(), stored)
+
+    def _script(self, write: Write) -> tuple[list[str], list[Any]]:
+        span = write.span
+        acknowledged = self._acknowledged.get((span.partition, span.owner))
+        keys, commands = script_commands(write.updates, write.contents, self.layout(span.partition.topic), span)
+        head = [span.owner, span.offset_from, span.offset_next, "" if acknowledged is None else acknowledged]
+        return keys, head + commands
+
+    def _settle(self, write: Write, outcome: str, stored: int) -> None:
+        span = write.span
+        where = f"partition {span.partition.partition} of topic {span.partition.topic}"
+        if outcome == "lost":
+            raise LostWrites(
+                f"Redis has forgotten acknowledged totals of {where} (it was flushed, restored from an older copy, or "
+                "failed over to a replica behind): the flow starts again and counts on from what Redis still holds."
+            )
+        if outcome == "fenced":
+            raise Fenced(
+                f"Another process has taken over {where} in Redis: this one ends. Run one process per partition."
+            )
+        if outcome == "gap":
+            raise PositionGap(
+                f"Redis needs offset {stored} of {where} next, and an update begins at {span.offset_from}: the totals "
+                "between are missing. Remove the recovery directory and start again."
+            )
+        self._acknowledged[span.partition, span.owner] = max(stored, span.offset_next)
+        metrics.SINK_EVENTS.labels(SINK).inc(write.events)
+        if write.events:
+            newest_ms = write.updates[-1].newest_ms
+            metrics.LATENCY.labels(SINK).observe(max(0.0, time.time() - newest_ms / 1000))
+
+    def _load(self, client: Any, keys: PartitionKeys) -> Loaded:
+        position = {name.decode(): value for name, value in client.hgetall(keys.position).items()}
+        if "next" not in position:
+            return Loaded(None)
+        watermark_us, newest_ms = int(position["watermark_us"]), int(position["newest_ms"])
+        buckets = list(self._stored_periods(watermark_us, newest_ms))
+        pipeline = client.pipeline(transaction=False)
+        for kind, start_s in buckets:
+            pipeline.hgetall(keys.totals(kind, start_s))
+        periods = []
+        for (kind, start_s), rows in zip(buckets, pipeline.execute(), strict=True):
+            late = rows.pop(LATE_FIELD, None)
+            if rows or late is not None:
+                ids = [content_id.decode() for content_id in rows]
+                count = None if late is None else int.from_bytes(late, "little")
+                periods.append(LoadedPeriod(kind, start_s, ids, b"".join(rows.values()), count))
+        counters = {
+            name.removeprefix("total_"): int(value) for name, value in position.items() if name.startswith("total_")
+        }
+        return Loaded(int(position["next"]), watermark_us, newest_ms, counters, periods)
+
+
+class RedisPartition(StatelessSinkPartition[Any]):
+    """One worker's end of the sink; nothing outlives `write_batch`."""
+
+    def __init__(self, sink: RedisSink) -> None:
+        self._sink = sink
+
+    def write_batch(self, items: list[Any]) -> None:
+        self._sink.write(items)
+
+
+def _refuse_eviction(client: Any) -> None:
+    info = client.info("memory")
+    policies = {"": info} if "maxmemory_policy" in info else info
+    for node, memory in policies.items():
+        policy = memory["maxmemory_policy"]
+        if policy != "noeviction":
+            raise FlowStopped(
+                f"Redis {node} would drop totals when memory runs short: its maxmemory-policy is {policy}. "
+                "Set it to noeviction: redis-cli config set maxmemory-policy noeviction"
+            )

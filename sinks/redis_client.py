@@ -1,0 +1,118 @@
+"""How Redis is reached, and what is waited out: shared by the sink, by what reads the totals, and by the status."""
+
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import redis
+import stamina
+import structlog
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.exceptions import RedisClusterException, RedisError
+from redis.retry import Retry
+
+import metrics
+from sources.positions import FlowStopped
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+SINK = "redis"
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 10.0
+WAIT_SECONDS_MAX = 2.0
+# Answers that waiting cannot cure; every other failure is waited out.
+HOPELESS = (
+    redis.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.ClusterCrossSlotError,
+)
+PASSING_ANSWERS = (
+    "BUSY",
+    "LOADING",
+    "OOM",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "UNBLOCK",
+)
+PASSING = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterError,
+)
+
+
+def connect(url: str, cluster_nodes: str | None = None) -> Any:
+    """A client for one Redis, or for a cluster when `cluster_nodes` (host:port, comma separated) names some of it.
+
+    Answers are bytes. It tries once: whoever calls decides about waiting. A cluster is contacted here, and may raise.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": ANSWER_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if not cluster_nodes:
+        return redis.Redis.from_url(url, **options)
+    nodes = []
+    for node in cluster_nodes.split(","):
+        host, _, port = node.strip().rpartition(":")
+        nodes.append(ClusterNode(host, int(port)))  # type: ignore[no-untyped-call]
+    return redis.RedisCluster.from_url(url, startup_nodes=nodes, **options)
+
+
+class Waiting:
+    """Calls Redis until it answers.
+
+    stopping, abandon  asked before each repetition: after SIGTERM `abandon()` ends the process
+    """
+
+    def __init__(
+        self, url: str, cluster_nodes: str | None, stopping: Callable[[], bool], abandon: Callable[[], object]
+    ) -> None:
+        self._url, self._cluster_nodes = url, cluster_nodes
+        self._stopping, self._abandon = stopping, abandon
+        self._client: Any = None
+
+    def call(self, doing: str, what: Callable[[Any], T]) -> T:
+        """`what(client)`. Raises FlowStopped for an answer that waiting cannot change."""
+        for attempt in stamina.retry_context(on=passing, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+            with attempt:
+                if attempt.num > 1 and self._stopping():
+                    self._abandon()
+                try:
+                    if self._client is None:
+                        self._client = connect(self._url, self._cluster_nodes)
+                    return what(self._client)
+                except (RedisError, RedisClusterException, OSError) as failure:
+                    metrics.SINK_ERRORS.labels(SINK).inc()
+                    if not passing(failure):
+                        raise FlowStopped(
+                            f"Redis refused to {doing}: {failure}. Correct REDIS_URL, the rights of its user, or "
+                            "what else Redis names, then start again."
+                        ) from failure
+                    log.warning("waiting_for_redis", to=doing, error=str(failure), tries=attempt.num)
+                    raise
+        raise AssertionError("unreachable")
+
+
+def passing(failure: Exception) -> bool:
+    """Whether the same call may succeed later."""
+    if isinstance(failure, HOPELESS):
+        return False
+    if isinstance(failure, redis.ResponseError) and not isinstance(failure, PASSING):
+        return str(failure).startswith(PASSING_ANSWERS)
+    return isinstance(failure, RedisError | RedisClusterException | OSError)
+
+
+def never() -> bool:
+    return False
+
+
+def give_up() -> NoReturn:
+    raise FlowStopped("Stopped while waiting for Redis: what it has not acknowledged will be written after the start.")

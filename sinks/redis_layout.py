@@ -1,0 +1,71 @@
+"""Where things lie in Redis: shared by the sink, which writes, and the API, which reads.
+
+Every key of a Kafka partition carries the hash tag {group/topic/partition}: one slot of a Redis Cluster, one owner.
+
+    {tag}:position                     hash   owner, next, topic_id, watermark_us, newest_ms, counters; never expires
+    {tag}:contents                     hash   content_id -> JSON of the content's fields; never expires
+    {tag}:minute:START                 hash   content_id -> nine little-endian int64; window<LENGTH>:START likewise,
+                                              its field '' -> one int64, the events too late for it
+    {tag}:minute:START:scores          zset   content_id by score, the first 1000; window<LENGTH> likewise
+    {tag}:minute:START:users:CONTENT   HyperLogLog of the users; of window<LENGTH> only those late for their minute
+    {tag}:recent:CONTENT               zset   offset (20 digits) and the event as JSON, by event_ts_us, the newest 50
+    {group/topic}:partitions           set    the Kafka partitions that have ever been written
+
+START is in seconds since 1970, LENGTH in minutes. All keys but position, contents and partitions expire.
+"""
+
+from dataclasses import dataclass
+
+SCORES_MAX = 1000
+RECENT_MAX = 50
+RECENT_TTL_S = 3600
+LATE_FIELD = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The totals of one consumer group for one topic, in windows of `window_minutes`."""
+
+    group: str
+    topic: str
+    window_minutes: int
+
+    @property
+    def partitions(self) -> str:
+        return f"{{{self.group}/{self.topic}}}:partitions"
+
+    def partition(self, partition: int) -> "PartitionKeys":
+        return PartitionKeys(f"{{{self.group}/{self.topic}/{partition}}}", self.window_minutes)
+
+    def ttl_s(self, kind: str) -> int:
+        """A bucket is read until an hour after its window; its first event may come five minutes before it begins."""
+        return 4200 + 60 * self.window_minutes
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKeys:
+    """The keys of one Kafka partition."""
+
+    tag: str
+    window_minutes: int
+
+    @property
+    def position(self) -> str:
+        return f"{self.tag}:position"
+
+    @property
+    def contents(self) -> str:
+        return f"{self.tag}:contents"
+
+    def totals(self, kind: str, start_s: int) -> str:
+        length = self.window_minutes if kind == "window" else ""
+        return f"{self.tag}:{kind}{length}:{start_s}"
+
+    def scores(self, kind: str, start_s: int) -> str:
+        return f"{self.totals(kind, start_s)}:scores"
+
+    def users(self, kind: str, start_s: int, content_id: str) -> str:
+        return f"{self.totals(kind, start_s)}:users:{content_id}"
+
+    def recent(self, content_id: str) -> str:
+        return f"{self.tag}:recent:{content_id}"

@@ -1,0 +1,48 @@
+-- Write what one Kafka partition's totals have become, or nothing at all.
+--
+-- KEYS[1] position, KEYS[2] contents, then the keys that the commands name by their number.
+-- ARGV  token of the writer; offsets from, to; last offset it saw acknowledged, or ''; TTL is in the commands
+--       n, then n arguments of HSET contents
+--       n, then n arguments of HSET position
+--       then repeated: command, number of the key, TTL in seconds, highest ranks to keep (0: all), n, n arguments
+-- Answers {outcome, next}: written, landed (already there), lost (Redis forgot writes), fenced, gap.
+
+local position = redis.call('HMGET', KEYS[1], 'owner', 'next')
+local owner, stored = position[1], tonumber(position[2] or '')
+local from, to, acknowledged = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+
+if not owner or (acknowledged and (not stored or stored < acknowledged)) then
+  return {'lost', stored or -1}
+end
+if owner ~= ARGV[1] then
+  return {'fenced', stored or -1}
+end
+
+local i = 5
+local function write(command, key)  -- unpack has a limit: 4000 arguments at a time
+  local n = tonumber(ARGV[i])
+  local first, last = i + 1, i + n
+  for a = first, last, 4000 do
+    redis.call(command, key, unpack(ARGV, a, math.min(a + 3999, last)))
+  end
+  i = last + 1
+end
+
+write('HSET', KEYS[2])
+if stored and (stored > to or (stored == to and from < to)) then
+  return {'landed', stored}
+end
+if stored and from > stored then
+  return {'gap', stored}
+end
+write('HSET', KEYS[1])
+while ARGV[i] do
+  local command, key, ttl, keep = ARGV[i], KEYS[tonumber(ARGV[i + 1])], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  i = i + 4
+  write(command, key)
+  if keep > 0 then
+    redis.call('ZREMRANGEBYRANK', key, 0, -keep - 1)
+  end
+  redis.call('EXPIRE', key, ttl)
+end
+return {'written', to}
