@@ -135,7 +135,7 @@ class PartnerClient:
         deadline = time.monotonic() + self._timeout_s
         start = b""
         try:
-            for chunk in response.iter_raw():
+            for chunk in response.iter_bytes():
                 start += chunk
                 if len(start) > ANSWER_BYTES_MAX or time.monotonic() > deadline:
                     break
@@ -174,6 +174,7 @@ class PatientPartner:
         self._not_before = 0.0  # monotonic seconds: the partner's Retry-After
         self.refused_in_a_row: list[tuple[int, int]] = []
         self.last_error: str | None = None
+        self._last_said: str | None = None  # the same words are logged once
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=patience.failures_max,
             exclude=[lambda error: isinstance(error, _Refusal) and not self.distrusted],
@@ -236,7 +237,7 @@ class PatientPartner:
         except Unavailable as failure:
             self._failed(failure)
             raise
-        self.last_error = None
+        self.last_error = self._last_said = None
         return answer
 
     def _post(self, body: bytes, idempotency_key: str) -> Answer:
@@ -256,9 +257,9 @@ class PatientPartner:
         self.last_error = str(failure)
         self._not_before = time.monotonic() + failure.retry_after_s
         metrics.SINK_ERRORS.labels(SINK).inc()
-        log.warning(
-            "partner_unavailable", why=str(failure), retry_after_s=failure.retry_after_s, breaker_open=self.breaker_open
-        )
+        if self.last_error != self._last_said:
+            self._last_said = self.last_error
+            log.warning("partner_unavailable", why=self.last_error, retry_after_s=failure.retry_after_s)
 
     def _before_repetition(self) -> None:
         while True:
