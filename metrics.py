@@ -2,6 +2,11 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+CAPTURED = Counter(
+    "captured_rows",
+    "Rows that the capture has written to Kafka. Flat while the table grows: look at the log of the capture.",
+    ["topic"],
+)
 PROCESSED = Counter(
     "processed_events",
     "Events that left parse and enrich. Flat while Kafka has lag: look at the log of this process.",

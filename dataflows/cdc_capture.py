@@ -1,0 +1,59 @@
+"""PostgreSQL -> Kafka: the rows of engagement_events, each once, in commit order, keyed by content.
+
+Runs as: python -m bytewax.run dataflows.cdc_capture
+No recovery directory: the position lies in Kafka, written with the rows. A second capture of the same slot takes over.
+Debezium may do this job instead: parse takes its envelopes from the same topic.
+"""
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+
+import metrics
+from dataflows import lifecycle
+from settings import Settings
+from sinks.capture_topic import ANEW, CaptureTopic
+from sources.change_stream import CapturedTable, Changes
+from sources.postgres_changes import PostgresChanges
+
+ENGAGEMENT_EVENTS = CapturedTable(("public", "engagement_events"), key="content_id", order_by="id")
+
+
+def build(changes: PostgresChanges, topic: CaptureTopic[Changes]) -> Dataflow:
+    """Both ends must run in the same worker: the source confirms to PostgreSQL what the sink has acknowledged."""
+    flow = Dataflow("cdc_capture")
+    op.output("engagement_events", op.input("postgres", flow, changes), topic)
+    return flow
+
+
+def flow(snapshot_after: int | None = None) -> Dataflow:
+    """snapshot_after  only by hand, where an error says so: forget the position, drop the slot and send the rows of
+    the table beyond this id (0: all, also those that the topic has already)."""
+    settings = Settings.from_env("postgres", "kafka")
+    lifecycle.configure_logging(settings.log_level)
+    lifecycle.stopping.listen()
+    target, slot = settings.kafka_topic_engagement_events, settings.cdc_slot
+    topic: CaptureTopic[Changes] = CaptureTopic(
+        settings.kafka,
+        f"{settings.kafka_consumer_group}.capture.{target}.{slot}",
+        topic=target,
+        positions_topic=settings.topic_positions,
+        position_key=f"capture/{slot}",
+        stopping=lifecycle.stopping,
+        abandon=lifecycle.abandon,
+        ending=lifecycle.ending,
+        forget=snapshot_after is not None,
+        written=metrics.CAPTURED.labels(target).inc,
+    )
+    changes = PostgresChanges(
+        settings.postgres,
+        ENGAGEMENT_EVENTS,
+        slot=slot,
+        publication=settings.cdc_publication,
+        ledger=topic,
+        stopping=lifecycle.stopping,
+        abandon=lifecycle.abandon,
+        ending=lifecycle.ending,
+        remedy=ANEW,
+        snapshot_after=snapshot_after,
+    )
+    return build(changes, topic)

@@ -1,0 +1,239 @@
+"""The rows of one PostgreSQL table as a Bytewax source: those that are there, then each insert, in commit order.
+
+No row is left out and none comes twice, wherever the process dies: rows and position are stored together (by the
+ledger), the position says exactly which rows it covers, and the server forgets only what the ledger has acknowledged.
+
+The first start creates the slot with an exported snapshot: what committed before the slot's LSN is in the snapshot,
+what committed after it comes by the slot. A snapshot dies with its connection. If it did before all its rows were
+sent, a newer one serves: what it shows behind the last id sent, without the rows that the slot is going to send.
+"""
+
+from collections.abc import Callable
+from secrets import token_hex
+from typing import Any, Protocol
+
+import msgspec
+import psycopg
+import stamina
+import structlog
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from sources import replication_slot
+from sources.change_position import ChangePosition, decoded, encoded
+from sources.change_stream import CapturedTable, Changes, ChangeStream
+from sources.kafka import Stopping
+from sources.pgoutput import lsn_text
+from sources.positions import FlowStopped
+from sources.postgres_session import Session
+from sources.replication import ReplicationStream
+from sources.table_snapshot import TableSnapshot
+
+log = structlog.get_logger()
+
+SNAPSHOT_PAGE_ROWS = 5_000
+WAIT_S_MAX = 2.0
+
+
+class Ledger(Protocol):
+    """Stores rows and position together, and fences: the sink of the same process."""
+
+    acknowledged: bytes | None  # the last position stored
+
+    def open(self) -> bytes | None:
+        """Fence the predecessor, then read its last position. None: this capture has none."""
+
+    def write(self, records: list[tuple[bytes | None, bytes]], position: bytes) -> None:
+        """Store at once. Raises Fenced where another process has opened the ledger."""
+
+
+class PostgresChanges(FixedPartitionedSource[Changes, None]):
+    """One part: a slot has one reader. Bytewax's own snapshots hold nothing, the position is the ledger's."""
+
+    def __init__(
+        self,
+        dsn: str,
+        captured: CapturedTable,
+        *,
+        slot: str,
+        publication: str,
+        ledger: Ledger,
+        stopping: Stopping,
+        abandon: Callable[[], object],
+        ending: Callable[[str], Any],
+        remedy: str,
+        snapshot_after: int | None = None,
+    ) -> None:
+        """remedy  the command that captures the table anew, for the operator who must
+        snapshot_after  where the ledger has no position: drop a slot that is there, and send only rows beyond this id
+        """
+        self.dsn, self.captured = dsn, captured
+        self.slot, self.publication = slot, publication
+        self.ledger, self.remedy, self.snapshot_after = ledger, remedy, snapshot_after
+        self.stopping, self.abandon, self.ending = stopping, abandon, ending
+
+    def list_parts(self) -> list[str]:
+        return [self.slot]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "PostgresChangesPart":
+        """Fence the predecessor, check that nothing was lost, begin where it stopped. Blocks, and says so, while
+        PostgreSQL or Kafka is away."""
+        with self.ending(f"starting the capture of slot {self.slot}"):
+            part = PostgresChangesPart(self)
+            self.stopping.working(for_part)
+            return part
+        raise AssertionError("unreachable")
+
+    def session(self, *, replication: bool) -> Session:
+        return Session(self.dsn, replication=replication, stopping=self.stopping, abandon=self.abandon)
+
+
+class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
+    """Reads the snapshot, then the stream; connects anew, from the position, whenever the connection ends."""
+
+    def __init__(self, source: PostgresChanges) -> None:
+        self._source, self._ledger = source, source.ledger
+        self._session: Session | None = None
+        self._snapshot: TableSnapshot | None = None
+        self._stream: ReplicationStream | None = None
+        self._changes: ChangeStream | None = None
+        self._emitted = self._ledger.open()
+        self._connect()
+
+    def next_batch(self) -> list[Changes]:
+        with self._source.ending(f"reading slot {self._source.slot}"):
+            if self._ledger.acknowledged != self._emitted:
+                return []  # the next group builds on this one
+            if self._source.stopping():
+                self._rest()
+            try:
+                changes = self._read()
+            except psycopg.OperationalError as failure:
+                log.warning("postgres_connection_lost", error=str(failure).strip())
+                # A newer capture has ended it, perhaps: find out, before its connection is ended in turn.
+                self._store(self._acknowledged())
+                self._connect()
+                return []
+            if changes is None:
+                return []
+            self._emitted = changes.position
+            return [changes]
+        raise AssertionError("unreachable")
+
+    def snapshot(self) -> None:
+        """Nothing: the position is stored with the rows."""
+
+    def close(self) -> None:
+        self._disconnect()
+
+    def _rest(self) -> None:
+        """All that was read is stored. The server waits for its clients when it stops, so leave it in order."""
+        if self._stream is not None:
+            self._stream.confirm(self._acknowledged().lsn_number)
+        self._disconnect()
+        self._source.stopping.rested(self._source.slot)
+        raise StopIteration
+
+    def _read(self) -> Changes | None:
+        if self._snapshot is not None:
+            return self._page(self._snapshot)
+        if self._stream is None or self._changes is None:
+            self._connect()  # the snapshot is complete
+            return None
+        self._stream.confirm(self._acknowledged().lsn_number)
+        return self._changes.group()
+
+    def _page(self, snapshot: TableSnapshot) -> Changes:
+        """The next rows of the snapshot; behind the last ones the stream begins."""
+        position = self._acknowledged()
+        records, last = snapshot.page(position.after, SNAPSHOT_PAGE_ROWS)
+        if last is not None:
+            return Changes(records, encoded(msgspec.structs.replace(position, after=last)))
+        self._disconnect()
+        log.info("snapshot_complete", slot=self._source.slot, stream_from=position.lsn)
+        return Changes([], encoded(position.streaming(position.lsn_number)))
+
+    def _acknowledged(self) -> ChangePosition:
+        if self._ledger.acknowledged is None:
+            raise RuntimeError("no position is stored yet")
+        return decoded(self._ledger.acknowledged)
+
+    def _store(self, position: ChangePosition) -> None:
+        self._emitted = encoded(position)
+        self._ledger.write([], self._emitted)
+
+    def _disconnect(self) -> None:
+        for session in (self._snapshot, self._session):
+            if session is not None:
+                session.close()
+        self._session = self._snapshot = self._stream = self._changes = None
+
+    def _connect(self) -> None:
+        """Connect and go on at the position; waits while PostgreSQL is away."""
+        for attempt in stamina.retry_context(on=self._away, attempts=None, timeout=None, wait_max=WAIT_S_MAX):
+            with attempt:
+                self._disconnect()
+                self._session = self._source.session(replication=True)
+                try:
+                    self._begin(self._session)
+                except psycopg.OperationalError:
+                    raise
+                except psycopg.Error as failure:
+                    raise FlowStopped(
+                        f"PostgreSQL refused the capture through slot {self._source.slot}: {str(failure).strip()}. "
+                        "Its user needs REPLICATION, and SELECT on the table."
+                    ) from failure
+
+    def _away(self, failure: Exception) -> bool:
+        if not isinstance(failure, psycopg.OperationalError):
+            return False
+        log.warning("waiting_for_postgres", error=str(failure).strip())
+        if self._source.stopping():
+            self._source.abandon()
+        return True
+
+    def _begin(self, session: Session) -> None:
+        """Check server, publication, slot and position against one another, then go on from the position."""
+        source = self._source
+        server = replication_slot.identify(session)
+        columns = replication_slot.published_columns(session, source.publication, *source.captured.table)
+        found = replication_slot.find(session, source.slot)
+        position = None if self._ledger.acknowledged is None else self._acknowledged()
+        anew = position is None and source.snapshot_after is not None
+        replication_slot.check(source.slot, found, server, position, source.remedy, anew=anew)
+        if found is not None:
+            replication_slot.take_over(session, found)
+        if position is None:
+            # Said before it is done: else a slot without a position might be anybody's.
+            position = ChangePosition(
+                server.system, server.timeline, server.database, "creating", after=source.snapshot_after
+            )
+            self._store(position)
+        if position.phase == "stream":
+            self._stream = ReplicationStream(session, source.slot, source.publication, position.lsn_number)
+            self._changes = ChangeStream(self._stream, source.captured, position)
+            log.info("streaming", slot=source.slot, after=position.lsn, rows_sent_of_next=position.sent)
+        elif position.phase == "snapshot":
+            self._begin_second_snapshot(session, position, columns)
+        else:
+            if found is not None:
+                replication_slot.drop(session, source.slot)
+            self._begin_snapshot(session, position, columns)
+
+    def _begin_snapshot(self, session: Session, position: ChangePosition, columns: list[str]) -> None:
+        source = self._source
+        lsn, snapshot = replication_slot.create(session, source.slot)
+        self._snapshot = TableSnapshot(source.session(replication=False), snapshot, source.captured, columns)
+        self._store(msgspec.structs.replace(position, phase="snapshot", lsn=lsn_text(lsn)))
+        log.info("snapshot_begins", slot=source.slot, after=position.after, stream_from=lsn_text(lsn))
+
+    def _begin_second_snapshot(self, session: Session, position: ChangePosition, columns: list[str]) -> None:
+        """A newer snapshot than the slot's: without what the slot sends up to it, and behind the last id sent, it
+        shows the rows that the lost one had left."""
+        source = self._source
+        end, snapshot = replication_slot.create(session, f"{source.slot[:50]}_{token_hex(4)}", temporary=True)
+        rows = TableSnapshot(source.session(replication=False), snapshot, source.captured, columns)
+        self._snapshot = rows
+        stream = ReplicationStream(session, source.slot, source.publication, position.lsn_number)
+        rows.excluding = ChangeStream(stream, source.captured, position).ids_before(end, source.stopping)
+        session.close()  # ends the stream; nothing of it was confirmed
+        log.info("snapshot_goes_on", slot=source.slot, after=position.after, left_to_stream=len(rows.excluding))
