@@ -185,12 +185,12 @@ class Settings(BaseModel):
 
     @property
     def redis(self) -> str:
-        """URL of Redis (of its first node where REDIS_CLUSTER_NODES is set)."""
+        """URL of Redis (of its first node where REDIS_CLUSTER_NODES is set); "" where none is named."""
         if self.redis_url is not None:
             return self.redis_url.get_secret_value()
         if self.redis_cluster_nodes:
             return f"redis://{self.redis_cluster_nodes.split(',')[0].strip()}"
-        return f"redis://{self.redis_host}:{self.redis_port}"
+        return f"redis://{self.redis_host}:{self.redis_port}" if self.redis_host else ""
 
     @property
     def topic_positions(self) -> str:

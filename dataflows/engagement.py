@@ -19,7 +19,7 @@ from bytewax.outputs import Sink
 
 import metrics
 from dataflows.content_lookup import ContentLookup
-from dataflows.destinations import connect, newest_ms
+from dataflows.destinations import connect
 from dataflows.guarded import GuardedSink
 from dataflows.lifecycle import configure_logging, end, ending, own_recovery, stopping
 from dataflows.status import Progress, report
@@ -28,6 +28,8 @@ from dataflows.totals import RedisTotals, ten_minute_totals
 from engagement.enrich import EnrichedEvents
 from engagement.parse import ParsedEvents, parse
 from settings import Settings, ignored
+from sinks.redis_client import connect as connect_redis
+from sinks.redis_status import StatusBoard
 from sources.kafka import KafkaSource, Records
 from sources.kafka_topics import Topic
 from sources.positions import FlowStopped
@@ -75,8 +77,10 @@ def _connected(settings: Settings) -> Dataflow:
     partitions = _partitions(settings, topic)
     own_recovery({"topic": topic.name, "partitions": list(partitions), "sinks": sorted(settings.sinks)})
     progress = Progress()
-    destinations = connect(settings, topic)
-    sinks = {name: GuardedSink(sink, progress, newest_ms) for name, sink in destinations.sinks.items()}
+    destinations = connect(settings)
+    sinks: dict[str, GuardedSink[Any]] = {
+        name: GuardedSink(sink, progress) for name, sink in destinations.sinks.items()
+    }
     table = PostgresLookup(settings.postgres, _sql("content_all"), _sql("content_by_id"), stopping)
     lookup = ContentLookup(table, topic.partitions)
     source = KafkaSource(
@@ -93,7 +97,10 @@ def _connected(settings: Settings) -> Dataflow:
     )
     table.start()
     watch_topic(settings.kafka, topic)
-    report(destinations.status_board, _name(settings, partitions), progress, source.status, destinations.sinks)
+    if settings.redis:
+        report(
+            partial(_status_board, settings), _name(settings, partitions), progress, source.status, destinations.sinks
+        )
     return build(source, lookup.enrich, destinations.totals, sinks)
 
 
@@ -126,6 +133,10 @@ def _partitions(settings: Settings, topic: Topic) -> tuple[int, ...]:
 def _name(settings: Settings, partitions: tuple[int, ...]) -> str:
     """This process among those of its group: `<sinks>.<partitions>`, as its recovery directory is called."""
     return f"{'+'.join(settings.sinks)}.{partitions[0]}-{partitions[-1]}"
+
+
+def _status_board(settings: Settings) -> StatusBoard:
+    return StatusBoard(connect_redis(settings.redis, settings.redis_cluster_nodes), settings.kafka_consumer_group)
 
 
 def _sql(name: str) -> str:

@@ -1,39 +1,32 @@
 """A sink inside a flow: what goes wrong ends the process with a sentence, what is settled is counted."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-import metrics
 from dataflows.lifecycle import ending
 from dataflows.status import Progress
 from sources.positions import Claim, PartitionId, Span
 
 
 class Settled(Protocol):
-    """What every item says: the stretch it covers, and how many events are in it."""
+    """What every item says: the stretch it covers."""
 
     @property
     def span(self) -> Span: ...
-    def __len__(self) -> int: ...
 
 
 X = TypeVar("X", bound=Settled)
 
 
 class GuardedSink(DynamicSink[X]):
-    """A sink that is also a destination.
+    """A sink that is also a destination."""
 
-    newest_ms  an item -> Kafka timestamp of its newest record, milliseconds since 1970
-    """
-
-    def __init__(self, sink: Any, progress: Progress, newest_ms: Callable[[X], int]) -> None:
+    def __init__(self, sink: Any, progress: Progress) -> None:
         self.sink = sink
         self.name: str = sink.name
         self._progress = progress
-        self._newest_ms = newest_ms
 
     def claim(self, partition: PartitionId, owner: str) -> Claim:
         """See sources.positions.Destination."""
@@ -49,14 +42,9 @@ class GuardedSink(DynamicSink[X]):
 
     def count(self, items: Sequence[X]) -> None:
         """The items are acknowledged."""
-        counted = [item for item in items if len(item)]
         for item in items:
             key = (self.name, item.span.partition.partition)
             self._progress.settled[key] = max(self._progress.settled.get(key, 0), item.span.offset_next)
-        if counted:
-            metrics.SINK_EVENTS.labels(sink=self.name).inc(sum(map(len, counted)))
-            newest_ms = max(map(self._newest_ms, counted))
-            metrics.LATENCY.labels(sink=self.name).observe(max(0.0, time.time() - newest_ms / 1000))
 
 
 class GuardedPart(StatelessSinkPartition[X]):

@@ -22,6 +22,7 @@ import structlog
 
 from sources.positions import Fenced, FlowStopped, LostWrites
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_DEADLINE_S = 25.0  # a clean stop ends within 30 s, also with a destination down
 FENCED_BACK_OFF_S = 60.0  # so that two owners of one partition do not chase each other
 STATE_VERSION = 1  # of what the recovery directory holds: raise it when an older snapshot can no longer be read
@@ -42,10 +43,14 @@ class Stop:
     def listen(self) -> None:
         """Take SIGTERM and SIGINT on a thread of their own: the engine may keep the main thread for seconds.
 
-        Must run on the main thread before any other is started, so that they inherit the signal mask."""
-        signals = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        threading.Thread(target=self._wait, args=(signals,), name="signals", daemon=True).start()
+        Must run on the main thread. Not by a signal mask: numpy has started threads without it by now, and one of
+        those would get the signal. Python's own handler writes to the pipe from whichever thread that is."""
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for asked in STOP_SIGNALS:
+            signal.signal(asked, lambda *_: None)
+        threading.Thread(target=self._wait, args=(read,), name="signals", daemon=True).start()
 
     def ask(self) -> None:
         """Stop: what is in flight is settled, or abandoned after the deadline."""
@@ -69,10 +74,10 @@ class Stop:
         if not self._open:
             leave(0)
 
-    def _wait(self, signals: set[signal.Signals]) -> None:
-        while True:
-            signal.sigwait(signals)
-            self.ask()
+    def _wait(self, signals: int) -> None:
+        while number := os.read(signals, 1):
+            if number[0] in STOP_SIGNALS:
+                self.ask()
 
 
 stopping = Stop()

@@ -13,7 +13,6 @@ from typing import Any
 
 import redis
 
-import metrics
 from sinks.redis_status import StatusBoard
 from sources.kafka import PartitionStatus
 
@@ -36,18 +35,21 @@ class Progress:
 
 
 def report(
-    board: StatusBoard,
+    board: Callable[[], StatusBoard],
     name: str,
     progress: Progress,
     partitions: Callable[[], list[PartitionStatus]],
     sinks: dict[str, Any],
 ) -> None:
-    """Start the thread. sinks: name -> the sink, whose `last_error` and `breaker` (if it has them) are told."""
+    """Start the thread.
+
+    board  connects; may raise redis.RedisError
+    sinks  name -> the sink, whose `last_error` and `breaker_open` (if it has them) are told"""
     threading.Thread(target=_run, args=(board, name, progress, partitions, sinks), name="status", daemon=True).start()
 
 
 def _run(
-    board: StatusBoard,
+    board: Callable[[], StatusBoard],
     name: str,
     progress: Progress,
     partitions: Callable[[], list[PartitionStatus]],
@@ -55,6 +57,7 @@ def _run(
 ) -> None:
     started = time.time()
     seen: deque[tuple[float, int]] = deque(maxlen=RATE_OVER_S + 1)
+    connected: StatusBoard | None = None
     while True:
         now = time.time()
         seen.append((now, progress.processed))
@@ -71,8 +74,9 @@ def _run(
             "partitions": [_partition(each, now) for each in partitions()],
             "sinks": {sink: _sink(sink, part, progress) for sink, part in sinks.items()},
         }
-        with suppress(redis.RedisError):  # best effort: who reads sees the process fall silent
-            board.write(name, {key: json.dumps(value) for key, value in values.items()})
+        with suppress(redis.RedisError, OSError):  # best effort: who reads sees the process fall silent
+            connected = connected or board()
+            connected.write(name, {key: json.dumps(value) for key, value in values.items()})
         time.sleep(EVERY_S)
 
 
@@ -90,9 +94,9 @@ def _partition(status: PartitionStatus, now: float) -> dict[str, Any]:
 
 
 def _sink(name: str, sink: Any, progress: Progress) -> dict[str, Any]:
+    settled = dict(progress.settled)  # the worker goes on adding
     return {
-        "offset_next": {str(partition): offset for (of, partition), offset in progress.settled.items() if of == name},
-        "breaker": str(getattr(sink, "breaker_state", "closed")),
-        "error": str(getattr(sink, "last_error", "") or ""),
-        "open": metrics.BREAKER.labels(sink=name)._value.get(),
+        "offset_next": {str(partition): offset for (of, partition), offset in settled.items() if of == name},
+        "breaker": "open" if getattr(sink, "breaker_open", False) else "closed",
+        "error": getattr(sink, "last_error", None) or "",
     }
