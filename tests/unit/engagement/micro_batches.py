@@ -69,7 +69,7 @@ def plain(**fields: Any) -> bytes:
     return json.dumps(row(**fields), ensure_ascii=False).encode()
 
 
-def envelope(op: str = "c", **fields: Any) -> bytes:
+def envelope(op: str = "c", /, **fields: Any) -> bytes:
     """The same row as Debezium writes it: raw_payload is a JSON string."""
     after = row(**fields)
     if "raw_payload" in after and after["raw_payload"] is not None:
