@@ -136,7 +136,8 @@ class CaptureTopic(DynamicSink[G], Generic[G]):
         Read up to the end that uncommitted records count for: another capture's open transaction hides what lies
         behind it, ours included, and an older position would repeat rows."""
         where = TopicPartition(self._positions_topic, 0, 0)
-        latest = AdminClient(self._kafka).list_offsets(
+        admin = AdminClient(self._kafka)  # kept until its answer is there: without it no answer comes
+        latest = admin.list_offsets(
             {where: OffsetSpec.latest()},  # type: ignore[no-untyped-call]
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
             request_timeout=TRY_SECONDS,
@@ -183,9 +184,9 @@ class CaptureTopic(DynamicSink[G], Generic[G]):
         """Call until Kafka answers; each failure is said."""
 
         def away(failure: Exception) -> bool:
-            if not isinstance(failure, KafkaException):
+            if not isinstance(failure, KafkaException | TimeoutError):
                 return False
-            log.warning("waiting_for_kafka", to="start the capture", error=failure.args[0].str())
+            log.warning("waiting_for_kafka", to="start the capture", error=str(failure) or "no answer in time")
             if self._stopping():
                 self._abandon()
             return True
