@@ -49,8 +49,8 @@ def _partitions(value: Any) -> Any:
         return value
     partitions: set[int] = set()
     for part in filter(None, (part.strip() for part in value.split(","))):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or int(last or first) < int(first):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or int(last or first) < int(first):
             raise ValueError(f"{part!r} is no partition and no range: write 0-3 or 0,2,5")
         partitions.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(partitions))
@@ -141,9 +141,12 @@ class Settings(BaseModel):
         """
         values = _environment(env)
         problems = values.pop("", "").splitlines()
-        known = {alias for field in cls.model_fields for alias in _aliases(cls, field)}
-        data: dict[str, Any] = {name: value for name, value in values.items() if name in known and value != ""}
-        data = {_field_of(cls, name): value for name, value in reversed(data.items())}
+        data: dict[str, Any] = {
+            field: values[alias]
+            for field in cls.model_fields
+            for alias in reversed(_aliases(cls, field))  # the first one last: it wins
+            if values.get(alias)
+        }
         data["kafka_config"] = {
             name.removeprefix("KAFKA_CONFIG_").lower().replace("_", "."): value
             for name, value in values.items()
@@ -231,10 +234,6 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
 def _aliases(model: type[BaseModel], field: str) -> list[str]:
     alias = model.model_fields[field].validation_alias
     return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [field.upper()]
-
-
-def _field_of(model: type[BaseModel], name: str) -> str:
-    return next(field for field in model.model_fields if name in _aliases(model, field))
 
 
 def _shown(name: str, value: Any) -> str:

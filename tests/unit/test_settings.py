@@ -1,0 +1,128 @@
+"""Settings: one error names everything that is wrong; secrets are never printed."""
+
+from pathlib import Path
+
+import pytest
+
+from settings import Settings, SettingsError, ignored
+
+FULL = {
+    "DATABASE_URL": "postgresql://u:secret@db/app",
+    "KAFKA_BOOTSTRAP_SERVERS": "k:9092",
+    "REDIS_URL": "rediss://:secret@r:6380",
+    "BIGQUERY_PROJECT_ID": "p",
+    "EXTERNAL_API_URL": "https://partner.example/v1/events",
+    "EXTERNAL_API_TOKEN": "secret",
+}
+
+
+def read(**env: str) -> Settings:
+    return Settings.from_env(env=env)
+
+
+def problems(*needs: str, sinks: bool = False, **env: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(*needs, env=env, sinks=sinks)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_defaults_are_those_of_the_readme() -> None:
+    settings = read()
+    assert settings.kafka_topic_engagement_events == "engagement-events"
+    assert settings.topic_positions == "engagement-events.positions"
+    assert settings.kafka_topic_dead_letters == "engagement-events.dead-letters"
+    assert settings.sinks == ("redis", "bigquery", "partner", "dead_letters")
+    assert settings.kafka_partitions == ()
+    assert settings.redis_aggregation_window_minutes == 10
+    assert settings.allowed_lateness_seconds == 600
+
+
+def test_one_error_names_everything_that_is_missing_or_wrong() -> None:
+    said = problems("postgres", "kafka", sinks=True, API_PORT="eighty", SINKS="redis,partner", LOG_LEVEL="LOUD")
+    for name in ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "EXTERNAL_API_TOKEN", "API_PORT", "LOG_LEVEL"):
+        assert name in said
+    assert "BIGQUERY_PROJECT_ID" not in said  # not in SINKS
+
+
+def test_all_needs_are_met_by_a_full_environment() -> None:
+    settings = Settings.from_env("postgres", "kafka", env=FULL, sinks=True)
+    assert settings.postgres == FULL["DATABASE_URL"]
+    assert settings.redis == FULL["REDIS_URL"]
+    assert settings.kafka == {"bootstrap.servers": "k:9092"}
+
+
+def test_secrets_are_not_printed() -> None:
+    settings = read(**FULL)
+    assert "secret" not in repr(settings)
+    assert "hunter2" not in problems("kafka", EXTERNAL_API_TOKEN="hunter2", DATABASE_URL="postgresql://u:hunter2@db/a")
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "field"),
+    [
+        ("KAFKA_TOPIC_ENGAGEMENT_EVENTS", "KAFKA_TOPIC", "kafka_topic_engagement_events"),
+        ("BIGQUERY_PROJECT_ID", "GOOGLE_CLOUD_PROJECT", "bigquery_project_id"),
+    ],
+)
+def test_an_alias_stands_in_and_the_name_wins(name: str, alias: str, field: str) -> None:
+    assert getattr(read(**{alias: "other"}), field) == "other"
+    assert getattr(read(**{alias: "other", name: "this"}), field) == "this"
+
+
+@pytest.mark.parametrize(
+    ("text", "partitions"), [("0-3", (0, 1, 2, 3)), ("0,2, 5-6", (0, 2, 5, 6)), ("7", (7,)), ("", ()), ("3,1", (1, 3))]
+)
+def test_partitions_are_ranges_and_numbers(text: str, partitions: tuple[int, ...]) -> None:
+    assert read(KAFKA_PARTITIONS=text).kafka_partitions == partitions
+
+
+@pytest.mark.parametrize("text", ["a", "3-1", "-2", "1-", "1-2-3"])
+def test_other_partitions_are_refused(text: str) -> None:
+    assert "KAFKA_PARTITIONS" in problems(KAFKA_PARTITIONS=text)
+
+
+def test_any_librdkafka_property_can_be_set() -> None:
+    settings = read(
+        KAFKA_BOOTSTRAP_SERVERS="k:1", KAFKA_CONFIG_SASL_MECHANISMS="PLAIN", KAFKA_CONFIG_SECURITY_PROTOCOL="x"
+    )
+    assert settings.kafka == {"bootstrap.servers": "k:1", "sasl.mechanisms": "PLAIN", "security.protocol": "x"}
+
+
+def test_postgresql_may_be_given_in_parts() -> None:
+    parts = {"POSTGRES_HOST": "db", "POSTGRES_USER": "a b", "POSTGRES_PASSWORD": "p@:/", "POSTGRES_DB": "app"}
+    assert Settings.from_env("postgres", env=parts).postgres == "postgresql://a%20b:p%40%3A%2F@db:5432/app"
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://from-file\n")
+    assert read(REDIS_URL_FILE=str(tmp_path / "url")).redis == "redis://from-file"
+    assert "REDIS_URL_FILE" in problems(REDIS_URL_FILE=str(tmp_path / "absent"))
+    assert "keep one" in problems(REDIS_URL="redis://r", REDIS_URL_FILE=str(tmp_path / "url"))
+
+
+def test_redis_may_be_host_and_port_or_a_cluster() -> None:
+    assert read(REDIS_HOST="r", REDIS_PORT="7").redis == "redis://r:7"
+    assert read(REDIS_CLUSTER_NODES="a:1, b:2").redis == "redis://a:1"
+
+
+@pytest.mark.parametrize("host", ["localhost:9050", "http://localhost:9050", "http://localhost:9050/"])
+def test_the_emulator_may_have_a_scheme(host: str) -> None:
+    assert read(BIGQUERY_EMULATOR_HOST=host).bigquery_emulator_host == "localhost:9050"
+
+
+def test_exactly_once_cannot_be_switched_off() -> None:
+    assert read(ENABLE_EXACTLY_ONCE="true").enable_exactly_once
+    assert "ENABLE_EXACTLY_ONCE" in problems(ENABLE_EXACTLY_ONCE="false")
+
+
+def test_lateness_is_at_least_the_window() -> None:
+    assert "ALLOWED_LATENESS_SECONDS" in problems(ALLOWED_LATENESS_SECONDS="60")
+    assert read(ALLOWED_LATENESS_SECONDS="60", REDIS_AGGREGATION_WINDOW_MINUTES="1").allowed_lateness_seconds == 60
+
+
+def test_names_without_effect_are_found() -> None:
+    assert ignored({"BATCH_SIZE": "5", "OTHER": "1"}) == ["BATCH_SIZE"]
+
+
+def test_an_unknown_sink_is_refused() -> None:
+    assert "SINKS" in problems(SINKS="redis,postgres")
