@@ -11,7 +11,7 @@ demo: install    ## everything on this machine, no Docker: a live board. DEMO_SE
 	@exec .venv/bin/python -m demo
 
 test: install    ## all tests. ARGS="tests/unit -x" for some
-	@exec .venv/bin/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@exec .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 check: install   ## format, lint, types, layout
 	@exec scripts/check
