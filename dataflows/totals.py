@@ -10,8 +10,8 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from dataflows.lifecycle import ending
 from engagement.enrich import EnrichedEvents
 from engagement.totals import PartialTotals, partial_totals
-from engagement.totals_state import Stored, Update
 from engagement.totals_step import TotalsStep
+from engagement.totals_update import Stored, Update
 from sources.positions import PositionGap, Span
 
 

@@ -2,22 +2,24 @@
 
 import numpy as np
 
-from engagement.totals import WIDTH, Ints
+from engagement.totals import EVENTS, WIDTH, Ints
 
 
 class Period:
     """One minute or window: a line of nine int64 per content that has events in it.
 
     slot_of  int32, by content row of the partition: its line, -1 for none. Lines are consecutive.
+    events   all of them together
     """
 
-    __slots__ = ("lines", "rows", "slot_of", "totals")
+    __slots__ = ("events", "lines", "rows", "slot_of", "totals")
 
     def __init__(self, capacity: int = 16) -> None:
         self.slot_of = np.full(capacity, -1, dtype=np.int32)
         self.rows: Ints = np.empty(capacity, dtype=np.int64)
         self.totals: Ints = np.zeros((capacity, WIDTH), dtype=np.int64)
         self.lines = 0
+        self.events = 0
 
     def add(self, rows: Ints, sums: Ints) -> None:
         """Add one line per content row; rows are unique."""
@@ -27,6 +29,7 @@ class Period:
         if new.any():
             slots[new] = self.slot_of[rows[new]] = self._grow(rows[new])
         self.totals[slots] += sums
+        self.events += int(sums[:, EVENTS].sum())
 
     def values(self, rows: Ints) -> Ints:
         """The absolute totals of these content rows: int64 [n, 9]."""

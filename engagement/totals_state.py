@@ -6,15 +6,14 @@ that writing twice changes nothing. Time is the watermark, the running maximum o
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from engagement.totals import EVENTS, MINUTE_US, NEVER, SCORE, WIDTH, Ints, PartialTotals, Sums
 from engagement.totals_period import Period
-
-Kind = Literal["minute", "window"]
+from engagement.totals_update import Kind, PeriodUpdate, Stored, Update
 
 # Buckets that ended longer before the newest Kafka timestamp can be read by nobody, and are not kept.
 READABLE_MS = 7_200_000
@@ -22,78 +21,6 @@ READABLE_MS = 7_200_000
 AHEAD_MS = 300_000
 SNAPSHOT_VERSION = 1
 COMPACT_FROM = 4096  # content ids
-
-
-@dataclass(slots=True)
-class PeriodUpdate:
-    """What changed in a minute or window.
-
-    values  n rows of nine little-endian int64 (MEASURES), joined
-    scores  thousandths of a point, aligned
-    late    events too late for this window so far; None: unchanged (a minute has none)
-    """
-
-    kind: Kind
-    start_s: int
-    content_ids: list[str]
-    values: bytes
-    scores: list[int]
-    late: int | None = None
-
-
-@dataclass(slots=True)
-class Update:
-    """Everything a batch changes for readers: absolute values after `span.offset_next`, users and recent events to add.
-
-    users    (kind, start_s, content_id, user ids); kind window: only those of events late for their minute
-    recent   content_id -> [(event_ts_us, entry)]
-    contents (content_id, JSON) to show from now on
-    counters numbers of the partition so far: events, late, rejected, skipped
-    """
-
-    span: Any
-    periods: list[PeriodUpdate]
-    users: list[tuple[Kind, int, str, list[str]]]
-    recent: dict[str, list[tuple[int, bytes]]]
-    contents: list[tuple[str, bytes]]
-    watermark_us: int
-    newest_ms: int
-    counters: dict[str, int]
-    events: int  # of this update
-    late: int  # of this update
-
-    def __len__(self) -> int:
-        return self.events
-
-
-class StoredPeriod(Protocol):
-    """A minute or window as the destination holds it."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def start_s(self) -> int: ...
-    @property
-    def content_ids(self) -> list[str]: ...
-    @property
-    def values(self) -> bytes: ...
-    @property
-    def late(self) -> int | None: ...
-
-
-class Stored(Protocol):
-    """What the destination holds of a partition; `offset_next` None: nothing."""
-
-    @property
-    def offset_next(self) -> int | None: ...
-    @property
-    def watermark_us(self) -> int: ...
-    @property
-    def newest_ms(self) -> int: ...
-    @property
-    def counters(self) -> dict[str, int]: ...
-    @property
-    def periods(self) -> Sequence[StoredPeriod]: ...
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -108,7 +35,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     watermark_us: int
     newest_ms: int
     counters: dict[str, int]
-    late: dict[int, int]
+    windows: dict[int, tuple[int, int]]
     ids: list[str]
     periods: list[tuple[str, int, bytes, bytes]]
 
@@ -118,7 +45,7 @@ class _Touched:
     """What a call to `add` changed, gathered over its batches: content rows by (kind, number)."""
 
     periods: dict[tuple[Kind, int], list[Ints]] = field(default_factory=dict)
-    late: set[int] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)  # windows
     users: dict[tuple[Kind, int, str], list[str]] = field(default_factory=dict)
     recent: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
@@ -133,7 +60,8 @@ class PartitionTotals:
         self.watermark_us = NEVER
         self.newest_ms = -1
         self.counters = {"events": 0, "late": 0, "rejected": 0, "skipped": 0}
-        self.late: dict[int, int] = {}  # window -> events too late for it, while it can be read
+        # window -> (its events, events too late for it), as long as it can be read
+        self._windows: dict[int, tuple[int, int]] = {}
         self._window_minutes = window_minutes
         self._lateness_us = lateness_seconds * 1_000_000
         self._ids: list[str] = []
@@ -193,11 +121,11 @@ class PartitionTotals:
         for period in stored.periods:
             kind: Kind = "window" if period.kind == "window" else "minute"
             number = period.start_s // (self._length_us(kind) // 1_000_000)
-            if period.late is not None:
-                self.late[number] = period.late
-            if period.content_ids and self._open(kind, number):
+            if kind == "window":
+                self._windows[number] = (period.events, period.late)
+            if period.members and self._open(kind, number):
                 totals = np.frombuffer(period.values, dtype="<i8").reshape(-1, WIDTH)
-                self._period((kind, number)).add(self._rows(period.content_ids), totals)
+                self._period((kind, number)).add(self._rows(period.members), totals)
         self._evict()
 
     def encode(self) -> bytes:
@@ -213,7 +141,7 @@ class PartitionTotals:
                 watermark_us=self.watermark_us,
                 newest_ms=self.newest_ms,
                 counters=self.counters,
-                late=self.late,
+                windows=self._windows,
                 ids=self._ids,
                 periods=[
                     (
@@ -247,7 +175,7 @@ class PartitionTotals:
             return None
         state = cls(partition, saved.offset_next, window_minutes=window_minutes, lateness_seconds=lateness_seconds)
         state.watermark_us, state.newest_ms = saved.watermark_us, saved.newest_ms
-        state.counters, state.late = saved.counters, saved.late
+        state.counters, state._windows = saved.counters, saved.windows
         state._rows(saved.ids)
         for kind, number, rows, totals in saved.periods:
             state._period(("window" if kind == "window" else "minute", number)).add(
@@ -264,12 +192,16 @@ class PartitionTotals:
         open_windows = self._merge("window", partial.windows, rows, touched)
         windows = partial.windows
         for number, events in zip(
+            windows.periods[open_windows].tolist(), windows.sums[open_windows, EVENTS].tolist(), strict=True
+        ):
+            self._count(number, events=events)
+        for number, events in zip(
             windows.periods[~open_windows].tolist(), windows.sums[~open_windows, EVENTS].tolist(), strict=True
         ):
             late[number] = late.get(number, 0) + events
         for number, events in late.items():
             self.counters["late"] += events
-            self.late[number] = self.late.get(number, 0) + events
+            self._count(number, late=events)
             touched.late.add(number)
         minutes = zip(
             partial.minutes.periods.tolist(), partial.minutes.contents.tolist(), open_minutes.tolist(), strict=True
@@ -294,6 +226,10 @@ class PartitionTotals:
         self.newest_ms = max(self.newest_ms, partial.newest_ms)
         self.offset_next = partial.span.offset_next
 
+    def _count(self, window: int, *, events: int = 0, late: int = 0) -> None:
+        before = self._windows.get(window, (0, 0))
+        self._windows[window] = (before[0] + events, before[1] + late)
+
     def _merge(self, kind: Kind, partial: Sums, rows: Ints, touched: _Touched) -> Any:
         """Add the sums of the periods still open; which of the partial's rows those were: bool [n]."""
         open_rows = (partial.periods + 1) * self._length_us(kind) + self._lateness_us > self.watermark_us
@@ -315,23 +251,27 @@ class PartitionTotals:
             updates[key] = PeriodUpdate(
                 kind=key[0],
                 start_s=self._start_s(*key),
-                content_ids=[self._ids[row] for row in rows.tolist()],
+                members=[self._ids[row] for row in rows.tolist()],
                 values=values.astype("<i8", copy=False).tobytes(),
                 scores=values[:, SCORE].tolist(),
+                events=period.events,
+                late=0,
             )
         for number in touched.late:
             if self._readable("window", number):
                 start_s = self._start_s("window", number)
-                update = updates.setdefault(("window", number), PeriodUpdate("window", start_s, [], b"", []))
-                update.late = self.late[number]
+                updates.setdefault(("window", number), PeriodUpdate("window", start_s, [], b"", [], 0, 0))
+        for (kind, number), update in updates.items():
+            if kind == "window":
+                update.events, update.late = self._windows[number]
         return list(updates.values())
 
     def _evict(self) -> None:
         """Forget what is closed, what nobody can read, and content ids without a total."""
         for key in [key for key in self._periods if not (self._open(*key) and self._readable(*key))]:
             del self._periods[key]
-        for number in [number for number in self.late if not self._readable("window", number)]:
-            del self.late[number]
+        for number in [number for number in self._windows if not self._readable("window", number)]:
+            del self._windows[number]
         if len(self._ids) > self._compact_at:
             self._compact()
 

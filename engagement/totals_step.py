@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from engagement.totals import PartialTotals
-from engagement.totals_state import PartitionTotals, Stored, Update
+from engagement.totals_state import PartitionTotals
+from engagement.totals_update import Stored, Update
 
 
 class TotalsStep:

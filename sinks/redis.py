@@ -14,7 +14,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 import metrics
 from sinks.redis_client import SINK, Waiting, give_up, never
-from sinks.redis_layout import LATE_FIELD, Group, PartitionKeys
+from sinks.redis_layout import SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 from sinks.redis_write import Update, Write, joined, script_commands
 from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
 
@@ -29,13 +29,14 @@ return {ARGV[2], known[2], known[3]}
 
 @dataclass(frozen=True, slots=True)
 class LoadedPeriod:
-    """One minute or window as stored; `values` as in PeriodUpdate; late: events too late for it, None: not stored."""
+    """One minute or window as stored; its fields are those of PeriodUpdate."""
 
     kind: str
     start_s: int
-    content_ids: list[str]
+    members: list[str]
     values: bytes
-    late: int | None
+    events: int
+    late: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +176,10 @@ class RedisSink(DynamicSink[Any]):
             pipeline.hgetall(keys.totals(kind, start_s))
         periods = []
         for (kind, start_s), rows in zip(buckets, pipeline.execute(), strict=True):
-            late = rows.pop(LATE_FIELD, None)
-            if rows or late is not None:
-                ids = [content_id.decode() for content_id in rows]
-                count = None if late is None else int.from_bytes(late, "little")
-                periods.append(LoadedPeriod(kind, start_s, ids, b"".join(rows.values()), count))
+            if rows:
+                events, late = SUMMARY.unpack(rows.pop(SUMMARY_FIELD))
+                members = [member.decode() for member in rows]
+                periods.append(LoadedPeriod(kind, start_s, members, b"".join(rows.values()), events, late))
         counters = {
             name.removeprefix("total_"): int(value) for name, value in position.items() if name.startswith("total_")
         }

@@ -3,23 +3,26 @@
 Every key of a Kafka partition carries the hash tag {group/topic/partition}: one slot of a Redis Cluster, one owner.
 
     {tag}:position                     hash   owner, next, topic_id, watermark_us, newest_ms, counters; never expires
-    {tag}:contents                     hash   content_id -> JSON of the content's fields; never expires
-    {tag}:minute:START                 hash   content_id -> nine little-endian int64; window<LENGTH>:START likewise,
-                                              its field '' -> one int64, the events too late for it
-    {tag}:minute:START:scores          zset   content_id by score, the first 1000; window<LENGTH> likewise
-    {tag}:minute:START:users:CONTENT   HyperLogLog of the users; of window<LENGTH> only those late for their minute
-    {tag}:recent:CONTENT               zset   offset (20 digits) and the event as JSON, by event_ts_us, the newest 50
+    {tag}:contents                     hash   member -> JSON of the content's fields; never expires
+    {tag}:minute:START                 hash   member (content id) -> nine little-endian int64; window<LENGTH> likewise,
+                                              its field '' -> two: its events, those too late for it
+    {tag}:minute:START:scores          zset   member by score, the first 1000; window<LENGTH> likewise
+    {tag}:minute:START:users:MEMBER    HyperLogLog of the users; of window<LENGTH> only those late for their minute
+    {tag}:recent:MEMBER                zset   offset (20 digits) and the event as JSON, by event time, the newest 50
     {group/topic}:partitions           set    the Kafka partitions that have ever been written
 
 START is in seconds since 1970, LENGTH in minutes. All keys but position, contents and partitions expire.
 """
 
 from dataclasses import dataclass
+from struct import Struct
 
 SCORES_MAX = 1000
 RECENT_MAX = 50
 RECENT_TTL_S = 3600
-LATE_FIELD = b""
+# Of a bucket as a whole: its events, and those too late for it. No member has an empty name.
+SUMMARY_FIELD = b""
+SUMMARY = Struct("<qq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ class PartitionKeys:
     def scores(self, kind: str, start_s: int) -> str:
         return f"{self.totals(kind, start_s)}:scores"
 
-    def users(self, kind: str, start_s: int, content_id: str) -> str:
-        return f"{self.totals(kind, start_s)}:users:{content_id}"
+    def users(self, kind: str, start_s: int, member: str) -> str:
+        return f"{self.totals(kind, start_s)}:users:{member}"
 
-    def recent(self, content_id: str) -> str:
-        return f"{self.tag}:recent:{content_id}"
+    def recent(self, member: str) -> str:
+        return f"{self.tag}:recent:{member}"

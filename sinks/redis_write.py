@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sinks.redis_layout import LATE_FIELD, RECENT_MAX, RECENT_TTL_S, SCORES_MAX, Group
+from sinks.redis_layout import RECENT_MAX, RECENT_TTL_S, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group
 from sources.positions import PartitionId, Span
 
 # Updates of a partition are joined up to this many events per script, so that no call keeps Redis busy for long.
@@ -13,20 +13,22 @@ ROW_BYTES = 72
 
 
 class PeriodUpdate(Protocol):
-    """Rows of one minute or window: `values` are rows of 72 bytes, aligned with content_ids and scores."""
+    """Rows of one minute or window: `values` are rows of 72 bytes, aligned with members and scores."""
 
     @property
     def kind(self) -> str: ...
     @property
     def start_s(self) -> int: ...
     @property
-    def content_ids(self) -> list[str]: ...
+    def members(self) -> list[str]: ...
     @property
     def values(self) -> bytes: ...
     @property
     def scores(self) -> list[int]: ...
     @property
-    def late(self) -> int | None: ...
+    def events(self) -> int: ...
+    @property
+    def late(self) -> int: ...
 
 
 class Update(Protocol):
@@ -95,8 +97,8 @@ def script_commands(
     keys = layout.partition(span.partition.partition)
     names = [keys.position, keys.contents]
     arguments: list[Any] = [2 * len(contents)]
-    for content_id, fields_json in contents.items():
-        arguments += (content_id, fields_json)
+    for member, fields_json in contents.items():
+        arguments += (member, fields_json)
     fields = _position_fields(updates, span)
     arguments.append(2 * len(fields))
     for pair in fields.items():
@@ -113,16 +115,16 @@ def script_commands(
     users: dict[tuple[str, int, str], list[str]] = {}
     recent: dict[str, list[Any]] = {}
     for update in updates:
-        for kind, start_s, content_id, found in update.users:
-            users.setdefault((kind, start_s, content_id), []).extend(found)
-        for content_id, entries in update.recent.items():
-            into = recent.setdefault(content_id, [])
+        for kind, start_s, member, found in update.users:
+            users.setdefault((kind, start_s, member), []).extend(found)
+        for member, entries in update.recent.items():
+            into = recent.setdefault(member, [])
             for score, entry in entries:
                 into += (score, entry)
-    for (kind, start_s, content_id), found in users.items():
-        command("PFADD", keys.users(kind, start_s, content_id), layout.ttl_s(kind), 0, found)
-    for content_id, values in recent.items():
-        command("ZADD", keys.recent(content_id), RECENT_TTL_S, RECENT_MAX, values)
+    for (kind, start_s, member), found in users.items():
+        command("PFADD", keys.users(kind, start_s, member), layout.ttl_s(kind), 0, found)
+    for member, values in recent.items():
+        command("ZADD", keys.recent(member), RECENT_TTL_S, RECENT_MAX, values)
     return names, arguments
 
 
@@ -142,15 +144,14 @@ def _rows(updates: Sequence[Update]) -> dict[tuple[str, int], tuple[list[Any], l
         for period in update.periods:
             rows, scores = newest.setdefault((period.kind, period.start_s), ({}, {}))
             values = period.values
-            for i, content_id in enumerate(period.content_ids):
-                rows[content_id] = values[i * ROW_BYTES : (i + 1) * ROW_BYTES]
-            scores.update(zip(period.content_ids, period.scores, strict=True))
-            if period.late is not None:
-                rows[LATE_FIELD] = period.late.to_bytes(8, "little")
+            for i, member in enumerate(period.members):
+                rows[member] = values[i * ROW_BYTES : (i + 1) * ROW_BYTES]
+            scores.update(zip(period.members, period.scores, strict=True))
+            rows[SUMMARY_FIELD] = SUMMARY.pack(period.events, period.late)
     return {
         key: (
             [argument for row in rows.items() for argument in row],
-            [argument for content_id, score in scores.items() for argument in (score, content_id)],
+            [argument for member, score in scores.items() for argument in (score, member)],
         )
         for key, (rows, scores) in newest.items()
     }

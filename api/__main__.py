@@ -1,0 +1,36 @@
+"""python -m api: serve the API on API_PORT."""
+
+import uvicorn
+
+from api.app import create_app
+from api.queries import TotalsReader
+from settings import Settings
+from sinks.redis_client import connect
+from sinks.redis_layout import Group
+from sinks.redis_status import StatusBoard
+
+
+def main() -> None:
+    """Serve until SIGTERM; a request under way gets five seconds."""
+    settings = Settings.from_env("redis")
+    client = connect(settings.redis, settings.redis_cluster_nodes)
+    layout = Group(
+        settings.kafka_consumer_group,
+        settings.kafka_topic_engagement_events,
+        settings.redis_aggregation_window_minutes,
+    )
+    app = create_app(
+        TotalsReader(client, layout, lateness_seconds=settings.allowed_lateness_seconds),
+        StatusBoard(client, settings.kafka_consumer_group),
+    )
+    uvicorn.run(
+        app,
+        host="0.0.0.0",
+        port=settings.api_port,
+        log_level=settings.log_level.lower(),
+        timeout_graceful_shutdown=5,
+    )
+
+
+if __name__ == "__main__":
+    main()

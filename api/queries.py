@@ -1,0 +1,290 @@
+"""What the API reads: the totals in Redis, partitions merged. `now_us` is an argument; Redis failures are raised."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engagement import boards
+from engagement.boards import BoardSpan
+from engagement.totals import NEVER, SCORE, Ints
+from sinks.redis_layout import SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
+
+COUNTERS = ("events", "late", "rejected", "skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionPosition:
+    """Where the totals of a Kafka partition stand; offset_next None: claimed, nothing written yet."""
+
+    partition: int
+    offset_next: int | None
+    watermark_us: int
+    newest_ms: int
+    counters: dict[str, int]
+
+
+class TotalsReader:
+    """Boards, contents and positions of one consumer group and topic.
+
+    client  of sinks.redis_client.connect; may be shared by threads
+    """
+
+    def __init__(self, client: Any, layout: Group, *, lateness_seconds: int) -> None:
+        self._client = client
+        self._layout = layout
+        self._lateness_seconds = lateness_seconds
+        self._seen: frozenset[int] = frozenset()
+
+    def top_content(self, window: str, limit: int, now_us: int) -> dict[str, Any]:
+        """The rolling or the tumbling board."""
+        span = boards.rolling(now_us) if window == "rolling" else boards.tumbling(now_us, self._layout.window_minutes)
+        return self._board(span, limit, now_us)
+
+    def window(self, start_us: int, limit: int, now_us: int) -> dict[str, Any] | None:
+        """The board of the window that starts then, with its late count and state; None where none is kept."""
+        span = boards.window_at(start_us // 1_000_000, self._layout.window_minutes)
+        if span.start_s * 1_000_000 != start_us or start_us > now_us:
+            return None
+        if now_us > (span.end_s + boards.KEPT_S) * 1_000_000:
+            return None
+        board = self._board(span, limit, now_us)
+        watermarks = [position.watermark_us for position in self.positions() if position.offset_next is not None]
+        events, late = self.summaries("window", [span.start_s])[0]
+        return {
+            **board,
+            "state": boards.window_state(span.end_s, now_us, watermarks, self._lateness_seconds),
+            "events": events,
+            "late_events": late,
+            "minutes": [events for events, _ in self.summaries("minute", span.minutes)],
+        }
+
+    def summaries(self, kind: str, starts_s: Sequence[int]) -> list[tuple[int, int]]:
+        """Of each bucket as a whole: (its events, events too late for it)."""
+        partitions = self._partitions()
+        answers = self._pipelined(
+            lambda pipeline: [
+                pipeline.hget(keys.totals(kind, start_s), SUMMARY_FIELD) for start_s in starts_s for keys in partitions
+            ]
+        )
+        parts = [(0, 0) if value is None else SUMMARY.unpack(value) for value in answers]
+        count = len(partitions)
+        buckets = [parts[place * count : (place + 1) * count] for place in range(len(starts_s))]
+        return [(sum(events for events, _ in each), sum(late for _, late in each)) for each in buckets]
+
+    def stats(self, content_id: str, now_us: int) -> dict[str, Any] | None:
+        """One content: its fields, both boards' numbers, its events per minute of the last hour; None: unknown."""
+        content = self.contents([content_id]).get(content_id)
+        if content is None:
+            return None
+        answer: dict[str, Any] = dict(content)
+        for span in (boards.rolling(now_us), boards.tumbling(now_us, self._layout.window_minutes)):
+            total = self._totals(span.buckets, [content_id]).get(content_id)
+            users = self._unique_users(span, [content_id])[0]
+            answer[span.window] = {
+                "start": boards.iso(span.start_s * 1_000_000),
+                "end": boards.iso(span.end_s * 1_000_000),
+                **boards.numbers(total, users),
+                "types": boards.types(total),
+            }
+        answer["minutes"] = self._minute_events(boards.last_minutes(now_us, 60), [content_id])[0]
+        return answer
+
+    def recent_events(self, content_id: str, count: int, now_us: int) -> list[dict[str, Any]] | None:
+        """The newest events of the last hour, by event_ts, then offset, descending; None: unknown content."""
+        if content_id not in self.contents([content_id]):
+            return None
+        since_us = now_us - boards.KEPT_S * 1_000_000
+        answers = self._pipelined(
+            lambda pipeline: [
+                pipeline.zrevrange(keys.recent(content_id), 0, count - 1, withscores=True)
+                for keys in self._partitions()
+            ]
+        )
+        found = [
+            boards.recent_event(bytes(entry), int(score))
+            for entries in answers
+            for entry, score in entries
+            if score > since_us
+        ]
+        found.sort(key=lambda placed: placed[0], reverse=True)
+        return [event for _, event in found[:count]]
+
+    def contents(self, content_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The fields of those of these contents that are known."""
+        if not content_ids:
+            return {}
+        answers = self._pipelined(
+            lambda pipeline: [pipeline.hmget(keys.contents, list(content_ids)) for keys in self._partitions()]
+        )
+        return {
+            content_id: msgspec.json.decode(value)
+            for values in answers
+            for content_id, value in zip(content_ids, values, strict=True)
+            if value is not None
+        }
+
+    def positions(self) -> list[PartitionPosition]:
+        """Where each Kafka partition stands."""
+        partitions = self._numbers()
+        answers = self._pipelined(
+            lambda pipeline: [pipeline.hgetall(self._layout.partition(partition).position) for partition in partitions]
+        )
+        found = []
+        for partition, stored in zip(partitions, answers, strict=True):
+            position = {name.decode(): value for name, value in stored.items()}
+            found.append(
+                PartitionPosition(
+                    partition,
+                    int(position["next"]) if "next" in position else None,
+                    int(position.get("watermark_us", NEVER)),
+                    int(position.get("newest_ms", -1)),
+                    {name: int(position.get(f"total_{name}", 0)) for name in COUNTERS},
+                )
+            )
+        return found
+
+    def newest_event_us(self) -> int | None:
+        """Largest min(event_ts, Kafka timestamp) counted so far."""
+        watermark = max((position.watermark_us for position in self.positions()), default=NEVER)
+        return None if watermark == NEVER else watermark
+
+    def _board(self, span: BoardSpan, limit: int, now_us: int) -> dict[str, Any]:
+        ids, totals, contents = self._first(span, limit)
+        users = self._unique_users(span, ids)
+        minutes = self._minute_events(span.minutes, ids)
+        newest_us = self.newest_event_us()
+        rows = [
+            {
+                "rank": rank,
+                "content_id": content_id,
+                "content_title": contents[content_id]["content_title"],
+                "content_type": contents[content_id]["content_type"],
+                **boards.numbers(totals[content_id], unique_users),
+                "minutes": per_minute,
+            }
+            for rank, (content_id, unique_users, per_minute) in enumerate(zip(ids, users, minutes, strict=True), 1)
+        ]
+        return {
+            "window": span.window,
+            "start": boards.iso(span.start_s * 1_000_000),
+            "end": boards.iso(span.end_s * 1_000_000),
+            "as_of": boards.iso(now_us),
+            "newest_event_ts": None if newest_us is None else boards.iso(newest_us),
+            "age_seconds": None if newest_us is None else max(0, now_us - newest_us) / 1_000_000,
+            "rows": rows,
+        }
+
+    def _first(self, span: BoardSpan, limit: int) -> tuple[list[str], dict[str, Ints], dict[str, dict[str, Any]]]:
+        """The first `limit` known contents, exactly.
+
+        Each bucket's best entries are candidates. A content among none of them has at most the sum of the buckets'
+        lowest listed scores; when that cannot tell, more are listed, and in the end all are read.
+        """
+        for depth in (max(50, 2 * limit), SCORES_MAX):
+            candidates, bound = self._candidates(span, depth)
+            totals = self._totals(span.buckets, sorted(candidates))
+            ids, contents = self._known(boards.ranked(totals), limit)
+            if bound is None or (len(ids) == limit and int(totals[ids[-1]][SCORE]) > bound):
+                return ids, totals, contents
+        totals = self._totals(span.buckets, None)
+        ids, contents = self._known(boards.ranked(totals), limit)
+        return ids, totals, contents
+
+    def _candidates(self, span: BoardSpan, depth: int) -> tuple[set[str], int | None]:
+        """Content ids, and what any other may have at most; None: there is no other."""
+        answers = self._pipelined(
+            lambda pipeline: [
+                pipeline.zrevrange(keys.scores(*bucket), 0, depth - 1, withscores=True)
+                for keys in self._partitions()
+                for bucket in span.buckets
+            ]
+        )
+        cut = [int(entries[-1][1]) for entries in answers if len(entries) == depth]
+        return {entry.decode() for entries in answers for entry, _ in entries}, sum(cut) if cut else None
+
+    def _known(self, ids: list[str], limit: int) -> tuple[list[str], dict[str, dict[str, Any]]]:
+        """The first `limit` of these ids whose content is known, and their fields."""
+        known: list[str] = []
+        contents: dict[str, dict[str, Any]] = {}
+        for first in range(0, len(ids), 2 * limit):
+            part = ids[first : first + 2 * limit]
+            contents |= self.contents(part)
+            known += [content_id for content_id in part if content_id in contents]
+            if len(known) >= limit:
+                break
+        return known[:limit], contents
+
+    def _totals(self, buckets: Iterable[tuple[str, int]], ids: list[str] | None) -> dict[str, Ints]:
+        """Sums over buckets and partitions; ids None: of every content."""
+        if ids == []:
+            return {}
+        names = [keys.totals(*bucket) for keys in self._partitions() for bucket in buckets]
+        if ids is None:
+            everything = self._pipelined(lambda pipeline: [pipeline.hgetall(name) for name in names])
+            for rows in everything:
+                rows.pop(SUMMARY_FIELD, None)
+            return boards.added(([member.decode() for member in rows], list(rows.values())) for rows in everything)
+        answers = self._pipelined(lambda pipeline: [pipeline.hmget(name, ids) for name in names])
+        return boards.added((ids, values) for values in answers)
+
+    def _minute_events(self, minutes: Sequence[int], ids: list[str]) -> list[list[int]]:
+        """Events per minute, for each id."""
+        if not ids:
+            return []
+        partitions = self._partitions()
+        answers = self._pipelined(
+            lambda pipeline: [
+                pipeline.hmget(keys.totals("minute", minute), ids) for minute in minutes for keys in partitions
+            ]
+        )
+        count = len(partitions)
+        per_minute = [answers[place * count : (place + 1) * count] for place in range(len(minutes))]
+        return [
+            [sum(boards.events_of(values[place]) for values in parts) for parts in per_minute]
+            for place in range(len(ids))
+        ]
+
+    def _unique_users(self, span: BoardSpan, ids: list[str]) -> list[int]:
+        """Users per content. A content in several partitions: their union on one Redis, their sum in a cluster."""
+        if not ids:
+            return []
+        partitions = self._partitions()
+        together = not self._is_cluster
+        groups: list[list[PartitionKeys]] = [[keys] for keys in partitions]
+        if partitions and together:
+            groups = [partitions]
+        answers = self._pipelined(
+            lambda pipeline: [
+                pipeline.execute_command(
+                    "PFCOUNT", *(keys.users(*bucket, content_id) for keys in group for bucket in span.users)
+                )
+                for content_id in ids
+                for group in groups
+            ]
+        )
+        count = len(groups)
+        return [sum(answers[place * count : (place + 1) * count]) for place in range(len(ids))]
+
+    @property
+    def _is_cluster(self) -> bool:
+        return hasattr(self._client, "get_nodes")
+
+    def _partitions(self) -> list[PartitionKeys]:
+        return [self._layout.partition(partition) for partition in self._numbers()]
+
+    def _numbers(self) -> list[int]:
+        """The Kafka partitions that have totals, as of the last pipeline: the set only ever grows."""
+        if not self._seen:
+            self._seen = frozenset(map(int, self._client.smembers(self._layout.partitions)))
+        return sorted(self._seen)
+
+    def _pipelined(self, commands: Callable[[Any], list[Any]]) -> list[Any]:
+        """The answers to the commands that `commands` puts into a pipeline."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.smembers(self._layout.partitions)
+        commands(pipeline)
+        answers: list[Any] = pipeline.execute()
+        self._seen |= frozenset(map(int, answers[0]))
+        return answers[1:]

@@ -1,0 +1,154 @@
+"""What readers make of the stored totals: spans, order, the numbers of a row. `now` is an argument, in microseconds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from engagement.totals import EVENTS, MEASURES, SCORE, TYPES, WIDTH, Ints, RecentEvent
+
+ROLLING_MINUTES = 10
+MINUTE_S = 60
+# A past window, and minutes of a content, are kept this long.
+KEPT_S = 3600
+
+State = Literal["filling", "late_accepted", "closed"]
+_COLUMN = {name: column for column, name in enumerate(MEASURES)}
+_OFFSET_DIGITS = 20
+_decode_recent = msgspec.json.Decoder(RecentEvent).decode
+
+
+@dataclass(frozen=True, slots=True)
+class BoardSpan:
+    """What a board covers: [start_s, end_s), and the buckets whose sums are its totals.
+
+    buckets  (kind, start_s), to be added up
+    minutes  start_s of each minute of the span
+    users    (kind, start_s) whose HyperLogLogs together hold the users
+    """
+
+    window: str
+    start_s: int
+    end_s: int
+    buckets: tuple[tuple[str, int], ...]
+    minutes: tuple[int, ...]
+    users: tuple[tuple[str, int], ...]
+
+
+def rolling(now_us: int) -> BoardSpan:
+    """The current minute and the nine before it, whatever the length of the windows."""
+    last = now_us // 1_000_000 // MINUTE_S * MINUTE_S
+    minutes = _minutes(last - (ROLLING_MINUTES - 1) * MINUTE_S, ROLLING_MINUTES)
+    buckets = tuple(("minute", start_s) for start_s in minutes)
+    return BoardSpan("rolling", minutes[0], last + MINUTE_S, buckets, minutes, buckets)
+
+
+def tumbling(now_us: int, window_minutes: int) -> BoardSpan:
+    """The window that contains now."""
+    return window_at(now_us // 1_000_000, window_minutes)
+
+
+def window_at(time_s: int, window_minutes: int) -> BoardSpan:
+    """The tumbling window that contains this time. Its own users are those of events late for their minute."""
+    length_s = window_minutes * MINUTE_S
+    start_s = time_s // length_s * length_s
+    minutes = _minutes(start_s, window_minutes)
+    users = (*(("minute", minute) for minute in minutes), ("window", start_s))
+    return BoardSpan("tumbling", start_s, start_s + length_s, (("window", start_s),), minutes, users)
+
+
+def last_minutes(now_us: int, count: int) -> tuple[int, ...]:
+    """start_s of the current minute and those before it, `count` in all, oldest first."""
+    last = now_us // 1_000_000 // MINUTE_S * MINUTE_S
+    return _minutes(last - (count - 1) * MINUTE_S, count)
+
+
+def window_state(end_s: int, now_us: int, watermarks_us: Iterable[int], lateness_seconds: int) -> State:
+    """filling: not over yet; late_accepted: some partition would still count an event for it; closed: none would."""
+    if now_us < end_s * 1_000_000:
+        return "filling"
+    closes_us = (end_s + lateness_seconds) * 1_000_000
+    return "closed" if all(watermark_us >= closes_us for watermark_us in watermarks_us) else "late_accepted"
+
+
+def ranked(totals: Mapping[str, Ints]) -> list[str]:
+    """Content ids in the order of the board: score, then events, both descending, then content id."""
+    return sorted(totals, key=lambda content_id: (-totals[content_id][SCORE], -totals[content_id][EVENTS], content_id))
+
+
+def added(rows: Iterable[tuple[Sequence[str], Sequence[bytes | None]]]) -> dict[str, Ints]:
+    """Sum stored rows by content id: per bucket the ids, and aligned with them the stored bytes or None."""
+    index: dict[str, int] = {}
+    places: list[int] = []
+    found: list[bytes] = []
+    for content_ids, values in rows:
+        for content_id, value in zip(content_ids, values, strict=True):
+            if value is not None:
+                places.append(index.setdefault(content_id, len(index)))
+                found.append(value)
+    sums = np.zeros((len(index), WIDTH), dtype=np.int64)
+    np.add.at(sums, places, np.frombuffer(b"".join(found), dtype="<i8").reshape(-1, WIDTH))
+    return {content_id: sums[row] for content_id, row in index.items()}
+
+
+def events_of(value: bytes | None) -> int:
+    """The number of events in a stored row."""
+    return 0 if value is None else int.from_bytes(value[EVENTS * 8 : EVENTS * 8 + 8], "little")
+
+
+def numbers(total: Ints | None, unique_users: int) -> dict[str, Any]:
+    """The numbers of a row; zeros without a total.
+
+    score               points, up to three decimals
+    engagement_seconds  up to three decimals
+    mean_percentage     of the events that have one: two decimals, half up; null without any
+    """
+    total = np.zeros(WIDTH, dtype=np.int64) if total is None else total
+    percentages, count = int(total[_COLUMN["percentage_sum"]]), int(total[_COLUMN["percentage_count"]])
+    return {
+        "score": _thousandths(int(total[SCORE])),
+        "events": int(total[EVENTS]),
+        "unique_users": unique_users,
+        "engagement_seconds": _thousandths(int(total[_COLUMN["engagement_ms"]])),
+        "mean_percentage": (2 * percentages + count) // (2 * count) / 100 if count else None,
+    }
+
+
+def types(total: Ints | None) -> dict[str, int]:
+    """Events by type."""
+    return {name: 0 if total is None else int(total[_COLUMN[name]]) for name in TYPES}
+
+
+def recent_event(entry: bytes, event_ts_us: int) -> tuple[tuple[int, int], dict[str, Any]]:
+    """A stored recent event as readers see it, and its place: (event_ts_us, offset), newest last."""
+    offset, event = int(entry[:_OFFSET_DIGITS]), _decode_recent(entry[_OFFSET_DIGITS:])
+    return (event_ts_us, offset), {
+        "event_id": event.event_id,
+        "event_type": event.event_type,
+        "event_ts": iso(event_ts_us),
+        "duration_ms": event.duration_ms,
+        "engagement_seconds": None if event.duration_ms is None else _thousandths(event.duration_ms),
+        "engagement_percentage": None if event.percentage is None else event.percentage / 100,
+        "device": event.device,
+        "anomalies": event.anomalies,
+    }
+
+
+def iso(time_us: int) -> str:
+    """ISO 8601 in UTC; six digits of a second, none where all are zero."""
+    return (
+        datetime.fromtimestamp(time_us // 1_000_000, UTC)
+        .replace(microsecond=time_us % 1_000_000)
+        .strftime("%Y-%m-%dT%H:%M:%S.%fZ" if time_us % 1_000_000 else "%Y-%m-%dT%H:%M:%SZ")
+    )
+
+
+def _minutes(start_s: int, count: int) -> tuple[int, ...]:
+    return tuple(start_s + number * MINUTE_S for number in range(count))
+
+
+def _thousandths(value: int) -> int | float:
+    return value // 1000 if value % 1000 == 0 else value / 1000

@@ -1,0 +1,83 @@
+"""What the totals give to their destination, and what they take back from it at a start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Kind = Literal["minute", "window"]
+
+
+@dataclass(slots=True)
+class PeriodUpdate:
+    """What changed in a minute or window.
+
+    values  n rows of nine little-endian int64 (MEASURES), joined
+    scores  thousandths of a point, aligned
+    events  of all contents in it so far
+    late    events too late for this window so far; a minute has none
+    """
+
+    kind: Kind
+    start_s: int
+    members: list[str]  # content ids
+    values: bytes
+    scores: list[int]
+    events: int
+    late: int
+
+
+@dataclass(slots=True)
+class Update:
+    """Everything a batch changes for readers: absolute values after `span.offset_next`, users and recent events to add.
+
+    users    (kind, start_s, content_id, user ids); kind window: only those of events late for their minute
+    recent   content_id -> [(event_ts_us, entry)]
+    contents (content_id, JSON) to show from now on
+    counters numbers of the partition so far: events, late, rejected, skipped
+    """
+
+    span: Any
+    periods: list[PeriodUpdate]
+    users: list[tuple[Kind, int, str, list[str]]]
+    recent: dict[str, list[tuple[int, bytes]]]
+    contents: list[tuple[str, bytes]]
+    watermark_us: int
+    newest_ms: int
+    counters: dict[str, int]
+    events: int  # of this update
+    late: int  # of this update
+
+    def __len__(self) -> int:
+        return self.events
+
+
+class StoredPeriod(Protocol):
+    """A minute or window as the destination holds it."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def start_s(self) -> int: ...
+    @property
+    def members(self) -> list[str]: ...
+    @property
+    def values(self) -> bytes: ...
+    @property
+    def events(self) -> int: ...
+    @property
+    def late(self) -> int: ...
+
+
+class Stored(Protocol):
+    """What the destination holds of a partition; `offset_next` None: nothing."""
+
+    @property
+    def offset_next(self) -> int | None: ...
+    @property
+    def watermark_us(self) -> int: ...
+    @property
+    def newest_ms(self) -> int: ...
+    @property
+    def counters(self) -> dict[str, int]: ...
+    @property
+    def periods(self) -> Sequence[StoredPeriod]: ...
