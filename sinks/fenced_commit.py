@@ -69,10 +69,12 @@ def dead_letter(
     rejected_at_ms: int,
     kafka_timestamp_ms: int | None = None,
     event_id: str | None = None,
+    target: str | None = None,
 ) -> DeadLetterRecord:
     """reason  a code, `detail` a sentence that says what to fix; topic, partition, offset: where the record lies
 
-    `kafka_timestamp_ms` and `event_id` are the record's own, so that a replay can restore them."""
+    kafka_timestamp_ms, event_id  the event's own, so that a replay can restore them
+    target  of a letter that was replayed for one sink alone and refused again: that sink"""
     rejected_at = datetime.fromtimestamp(rejected_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
     headers = {
         "reason": reason,
@@ -87,6 +89,8 @@ def dead_letter(
         headers["kafka_timestamp"] = str(kafka_timestamp_ms)
     if event_id is not None:
         headers["event_id"] = event_id
+    if target is not None:
+        headers["for"] = target
     # `errors`: a detail may quote broken text
     return DeadLetterRecord(key, value, [(name, text.encode(errors="replace")) for name, text in headers.items()])
 

@@ -4,6 +4,7 @@
 nothing. Kafka away is waited for without end, in words; what no waiting can cure is one sentence for the operator.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ log = structlog.get_logger()
 
 TRY_SECONDS = 5.0  # one try of a blocking call: how long a stop request may go unseen
 WAIT_SECONDS_MAX = 2.0
+HANG_SECONDS = 30.0  # a call that was to return after TRY_SECONDS never will
 
 PROVISION = "create the topics with: python -m operations.provision"
 # Repeating would fail in the same way: what must be changed instead.
@@ -78,6 +80,11 @@ class Transactions:
             "linger.ms": 0,
             "partitioner": "murmur2_random",
             "message.max.bytes": 64 * 1024 * 1024,  # the topic's own limit decides
+            # After the broker was away, "rebootstrap" (the default) forgets the group's coordinator for good, and
+            # send_offsets_to_transaction never returns: github.com/confluentinc/librdkafka/issues/5511.
+            "metadata.recovery.strategy": "none",
+            "reconnect.backoff.max.ms": 1000,
+            "socket.timeout.ms": 10_000,  # also bounds what TRY_SECONDS does not: storing offsets without a broker
             **kafka,
             "transactional.id": transactional_id,
         }
@@ -114,7 +121,8 @@ class Transactions:
         for record in records:
             self._produce(producer, record)
         if offsets:
-            self._blocking("store the position", producer.send_offsets_to_transaction, list(offsets), group)
+            store = _returning(producer.send_offsets_to_transaction)
+            self._blocking("store the position", store, list(offsets), group)
         self._blocking("commit", producer.commit_transaction)
 
     def _produce(self, producer: Producer, record: Record) -> None:
@@ -170,6 +178,33 @@ class Transactions:
         if self._producer is None:
             raise RuntimeError(f"{self._id}: open() comes first")
         return self._producer
+
+
+def _returning(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, for which nobody waits for ever: where librdkafka forgot the coordinator (see above; a broker that leaves
+    the cluster does it too) it hangs, and only a new process gets on. Raises FlowStopped then."""
+
+    def bounded(*arguments: Any) -> None:
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                call(*arguments)
+            except BaseException as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=run, name="kafka-transaction", daemon=True)
+        thread.start()
+        thread.join(HANG_SECONDS)
+        if thread.is_alive():
+            raise FlowStopped(
+                f"The Kafka client has not answered for {HANG_SECONDS:.0f} s, a broker has left: start this process "
+                "again, it goes on from its stored position."
+            )
+        if failures:
+            raise failures[0]
+
+    return bounded
 
 
 def aborted(failure: BaseException) -> bool:
