@@ -1,4 +1,4 @@
-"""Teaches the JVM to start Kafka faster: `python -m demo.services.training FOLDER`, once per machine, beside other work."""
+"""Teaches the JVM to start Kafka faster: `python -m demo.services.training FOLDER`, once per machine, at leisure."""
 
 import os
 import shutil
