@@ -1,6 +1,7 @@
 """The sink against a real HTTP partner: every refusal and every failure of promise 8; positions are a fake."""
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -9,11 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from engagement.enrich import Contents, enrich
+from engagement.parse import parse
+from engagement.rows import partner_bodies
 from sinks.fenced_commit import Committed
 from sinks.partner import PartnerSink
 from sinks.partner_client import PartnerClient, Unavailable
+from sources.kafka import Records
+from sources.positions import Span
 from tests.fakes.partner_events import (
     IMPATIENT,
     Abandoned,
@@ -50,6 +57,7 @@ def sink_to(
     batch_size: int = 10,
     timeout_s: float = TIMEOUT_S,
     stopping: Callable[[], bool] = lambda: False,
+    bodies: Callable[..., list[bytes]] = bodies,
 ) -> PartnerSink:
     sink = PartnerSink(
         url,
@@ -191,6 +199,46 @@ def test_twenty_in_a_row_wait_for_the_partner_and_go_on_when_it_is_mended(
     assert not sink.breaker_open
     assert receiver.effects() == ids(*range(19, 40))
     assert len(broker.letters) == 19
+
+
+def test_real_events_arrive_as_the_interface_shows_them(receiver: Receiver, broker: FakeBroker) -> None:
+    """Kafka records -> parse -> enrich -> this sink: one is a replayed dead letter of the partner, one is addressed
+    to another sink, one rejected."""
+    content_id = "123e4567-e89b-12d3-a456-426614174000"
+    event = {
+        "id": 1,
+        "content_id": content_id,
+        "user_id": "user_alice_2025",
+        "event_type": "pause",
+        "event_ts": "2025-08-10T14:30:25Z",
+        "duration_ms": 900000,
+        "device": "mobile",
+    }
+    original = [("event_id", b"77"), ("kafka_timestamp", b"1754836225000")]
+    records = Records(
+        Span(partition_id(), "me", 0, 5),
+        np.arange(4, dtype=np.int64),
+        [None] * 4,
+        [json.dumps(event).encode()] * 3 + [b"{}"],
+        np.full(4, 1754836225999, np.int64),
+        [None, [("for", b"partner"), *original], [("for", b"bigquery"), *original], None],
+    )
+    contents = Contents()
+    contents.put([(content_id, "intro", "Introduction to Data Engineering", "video", 1800)])
+    sink = sink_to(receiver.url, broker, bodies=partner_bodies)
+    sink.write([enrich(parse(records), contents)])
+    sink.write([enrich(parse(records_of_nothing(5)), contents)])
+    assert receiver.effects() == ["1", "77"]
+    sent = json.loads(receiver.rows("SELECT body FROM effects")[0][0])
+    assert sent["content_title"] == "Introduction to Data Engineering"
+    assert (sent["engagement_seconds"], sent["engagement_percentage"]) == (900, 50.0)
+    assert sent["processed_at"] == "2025-08-10T14:30:25Z"
+    assert broker.positions[0].offset_next == 5
+
+
+def records_of_nothing(at: int) -> Records:
+    empty = np.array([], np.int64)
+    return Records(Span(partition_id(), "me", at, at), empty, [], [], empty, [])
 
 
 # Below HTTP

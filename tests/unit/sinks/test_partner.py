@@ -389,6 +389,15 @@ def test_an_event_passed_by_hand_is_a_dead_letter_and_the_next_one_is_not() -> N
     assert broker.positions[0].offset_next == 20
 
 
+def test_passing_many_by_hand_does_not_outgrow_the_metadata() -> None:
+    broker, partner = FakeBroker(), FunctionPartner(all_refused())
+    sink = partner_sink(broker, partner, batch_size=1, passed=lambda partition, offset: True)
+    sink.write([batch(0, 60)])
+    assert refused_offsets(broker) == list(range(60))
+    assert sink.breaker_open
+    assert max(len(extra) for _, _, extra, _ in broker.log) < 150
+
+
 def test_restarts_do_not_forget_the_count() -> None:
     broker, partner = FakeBroker(), FunctionPartner(all_refused())
     for start in range(0, 30, 5):
