@@ -1,0 +1,249 @@
+"""The totals of a partition equal those counted event by event, however its events are cut, replayed or reloaded."""
+
+import itertools
+import pickle
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engagement.totals import PartialTotals, partial_totals
+from engagement.totals_state import COMPACT_FROM, PartitionTotals, stored_periods
+from tests.unit.engagement.totals_batches import (
+    IDS,
+    NOON_MS,
+    PARTITION,
+    Record,
+    Store,
+    batch,
+    count,
+)
+
+OPTIONS = {"window_minutes": 10, "lateness_seconds": 600}
+SECOND, MINUTE = 1000, 60_000
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Record]:
+    """A partition's records: Kafka timestamps rise, event times trail by up to 50 minutes or lead by up to 5."""
+    records, kafka_ms = [], 0
+    for _ in range(draw(st.integers(1, 40))):
+        kafka_ms += draw(st.sampled_from([0, 1, SECOND, MINUTE, 11 * MINUTE]))
+        behind = draw(st.sampled_from([-5 * MINUTE, 0, 1, MINUTE, 10 * MINUTE, 15 * MINUTE, 20 * MINUTE, 21 * MINUTE]))
+        records.append(
+            Record(
+                event_ms=kafka_ms - behind - draw(st.sampled_from([0, 1, 59_999])),
+                kafka_ms=kafka_ms,
+                content=draw(st.sampled_from([*IDS, "unknown", None])),
+                type=draw(st.sampled_from(["play", "pause", "finish", "click"])),
+                duration_ms=draw(st.one_of(st.none(), st.integers(0, 2_000_000), st.just(35))),
+                user=draw(st.sampled_from([None, "ann", "bob", "cy"])),
+                target=draw(st.sampled_from([None] * 9 + ["partner"])),
+            )
+        )
+    return records
+
+
+def cut(records: Sequence[Record], at: Sequence[int]) -> list[PartialTotals]:
+    """The records in batches that begin at these offsets, each summed up."""
+    edges = sorted({0, len(records), *(each for each in at if each <= len(records))})
+    return [
+        pickle.loads(pickle.dumps(partial_totals(batch(records[start:end], start), **OPTIONS)))
+        for start, end in itertools.pairwise(edges)
+    ]
+
+
+def fresh() -> PartitionTotals:
+    return PartitionTotals(PARTITION, 0, **OPTIONS)
+
+
+def straight(records: Sequence[Record]) -> Store:
+    store = Store()
+    store.take(fresh().add([partial_totals(batch(records), **OPTIONS)]))
+    return store
+
+
+def readable(store: Store) -> Store:
+    """Without what ended more than two hours before the newest record: what remains there depends on the cuts."""
+
+    def kept(kind: str, start_s: int) -> bool:
+        return (start_s + (60 if kind == "minute" else 600)) * 1000 >= store.newest_ms - 7_200_000
+
+    store.rows = {key: row for key, row in store.rows.items() if kept(key[0], key[1])}
+    store.buckets = {key: counts for key, counts in store.buckets.items() if kept(*key)}
+    store.users = {key: users for key, users in store.users.items() if kept(key[0], key[1])}
+    since_us = (store.newest_ms - 3_600_000) * 1000
+    store.recent = {
+        content: fresh
+        for content, entries in store.recent.items()
+        if (fresh := {entry for entry in entries if entry[0] > since_us})
+    }
+    return store
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams(), st.lists(st.integers(1, 40)), st.integers(1, 4))
+def test_totals_of_any_batching_equal_those_counted_one_by_one(
+    records: list[Record], at: list[int], together: int
+) -> None:
+    state, store, partials = fresh(), Store(), cut(records, at)
+    for start in range(0, len(partials), together):
+        store.take(state.add(partials[start : start + together]))
+    counted = count(records)
+    whole = readable(Store(newest_ms=store.newest_ms, rows=counted.rows, users=counted.users))
+    readable(store)
+    assert store.rows == whole.rows
+    assert store.users == whole.users
+    assert store.counters["late"] == sum(counted.late.values())
+    assert store.counters["events"] == counted.events
+    for (kind, start_s), (events, late) in store.buckets.items():
+        assert events == sum(row[0] for key, row in whole.rows.items() if key[:2] == (kind, start_s))
+        assert late == (counted.late.get(start_s, 0) if kind == "window" else 0)
+    assert store == readable(straight(records))
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams(), st.lists(st.integers(1, 40)), st.data())
+def test_a_snapshot_or_a_reload_anywhere_changes_no_number(
+    records: list[Record], at: list[int], data: st.DataObject
+) -> None:
+    partials = cut(records, at)
+    kill = data.draw(st.integers(0, len(partials)))
+    state, store, updates, snapshots = fresh(), Store(), [], [fresh().encode()]
+    for partial in partials[:kill]:
+        updates.append(state.add([partial]))
+        store.take(updates[-1])
+        snapshots.append(state.encode())
+    state = fresh()
+    state.load(store)
+    # An older snapshot counts again, and its updates, taken twice, change nothing either.
+    behind = data.draw(st.integers(0, kill))
+    restored = PartitionTotals.decode(snapshots[behind], PARTITION, **OPTIONS)
+    assert restored is not None
+    replayed = Store()
+    for update in updates[:behind]:
+        replayed.take(update)
+    for partial in partials[behind:]:
+        replayed.take(restored.add([partial]))
+    for partial in partials[kill:]:
+        store.take(state.add([partial]))
+    assert readable(store) == readable(straight(records))
+    assert readable(replayed) == readable(straight(records))
+
+
+def test_an_event_counts_until_the_watermark_reaches_the_end_of_its_bucket_plus_lateness() -> None:
+    minute_closes = MINUTE + 600 * SECOND
+    for before, counts in ((minute_closes - 1, True), (minute_closes, False)):
+        for cuts in ([], [1]):
+            late = Record(event_ms=0, kafka_ms=before)
+            store = totals_of([Record(before, before, IDS[1]), late], cuts)
+            assert (("minute", NOON_MS // 1000, IDS[0]) in store.rows) is counts
+            assert ("window", NOON_MS // 1000, IDS[0]) in store.rows
+            assert store.counters["late"] == 0
+
+
+def test_an_event_late_for_its_window_is_counted_as_late_once() -> None:
+    closes = 600 * SECOND + 600 * SECOND
+    for before, late in ((closes - 1, 0), (closes, 1)):
+        for cuts in ([], [1]):
+            store = totals_of([Record(before, before, IDS[1]), Record(0, before)], cuts)
+            assert store.counters["late"] == late
+            assert (("window", NOON_MS // 1000, IDS[0]) in store.rows) is (late == 0)
+            assert store.buckets[("window", NOON_MS // 1000)][1] == late
+
+
+def test_users_of_an_event_late_for_its_minute_alone_count_in_its_window() -> None:
+    ahead = MINUTE + 600 * SECOND
+    for cuts in ([], [1]):
+        store = totals_of([Record(ahead, ahead, IDS[1]), Record(0, ahead, user="ann")], cuts)
+        assert store.users == {("window", NOON_MS // 1000, IDS[0]): {"ann"}}
+
+
+def test_an_event_from_the_future_does_not_drag_the_watermark() -> None:
+    store = totals_of([Record(5 * MINUTE, 0), Record(0, 1)], [1])
+    assert store.watermark_us == (NOON_MS) * 1000
+
+
+def test_events_without_content_or_for_another_sink_are_in_no_totals() -> None:
+    store = totals_of([Record(0, 0, content=None), Record(0, 0, target="bigquery"), Record(0, 0, target="redis")])
+    assert [row[0] for row in store.rows.values()] == [1, 1]
+    assert store.counters == {"events": 2, "late": 0, "rejected": 0, "skipped": 0}
+
+
+def test_buckets_that_nobody_can_read_are_not_written() -> None:
+    state = fresh()
+    old = [Record(-3 * 24 * 60 * MINUTE + i, 0) for i in range(3)]
+    update = state.add([partial_totals(batch(old), **OPTIONS)])
+    assert not update.periods
+    assert not update.recent
+    assert update.counters["events"] == 3
+
+
+def test_the_fifty_newest_events_of_a_content_are_kept_by_event_time_then_offset() -> None:
+    records = [Record(event_ms=i % 3, kafka_ms=100) for i in range(120)]
+    recent = partial_totals(batch(records), **OPTIONS).recent
+    kept = [(event_ts_us, int(entry[:20])) for _, event_ts_us, entry in recent]
+    expected = sorted(((NOON_MS + i % 3) * 1000, i) for i in range(120))[-50:]
+    assert kept == expected
+
+
+def test_an_empty_batch_moves_the_position_and_changes_nothing() -> None:
+    state = fresh()
+    state.add([partial_totals(batch([Record(0, 0)]), **OPTIONS)])
+    update = state.add([partial_totals(batch([], 1), **OPTIONS)])
+    assert (update.span.offset_from, update.span.offset_next, len(update)) == (1, 1, 0)
+    assert not update.periods
+    assert update.newest_ms == NOON_MS
+
+
+def test_contents_without_a_total_are_forgotten() -> None:
+    state = fresh()
+    for number in range(3):
+        start = number * COMPACT_FROM
+        kafka_ms = number * 3 * 60 * MINUTE
+        records = [Record(kafka_ms, kafka_ms, f"x{start + i}") for i in range(COMPACT_FROM)]
+        state.add([partial_totals(batch(records, start), **OPTIONS)])
+    assert len(state.encode()) < 2 * COMPACT_FROM * 2 * 100
+    update = state.add([partial_totals(batch([Record(kafka_ms, kafka_ms, f"x{start}")], 3 * COMPACT_FROM), **OPTIONS)])
+    assert {tuple(period.members) for period in update.periods} == {(f"x{start}",)}
+    assert {period.values[:8] for period in update.periods} == {(2).to_bytes(8, "little")}
+
+
+def test_a_snapshot_of_another_topic_id_window_or_format_does_not_serve() -> None:
+    snapshot = fresh().encode()
+    other = type(PARTITION)(PARTITION.topic, "recreated", PARTITION.partition)
+    assert PartitionTotals.decode(snapshot, PARTITION, **OPTIONS) is not None
+    assert PartitionTotals.decode(snapshot, other, **OPTIONS) is None
+    assert PartitionTotals.decode(snapshot, PARTITION, window_minutes=5, lateness_seconds=600) is None
+    assert PartitionTotals.decode(b"\xc1 not a snapshot", PARTITION, **OPTIONS) is None
+    assert PartitionTotals.decode(b"", PARTITION, **OPTIONS) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(streams())
+def test_a_reload_asks_for_every_bucket_that_it_needs(records: list[Record]) -> None:
+    store = straight(records)
+    asked = set(stored_periods(store.watermark_us, store.newest_ms, **OPTIONS))
+    open_minutes = {
+        (kind, start_s)
+        for kind, start_s in store.buckets
+        if (start_s + (60 if kind == "minute" else 600) + 600) * 1_000_000 > store.watermark_us
+    }
+    assert open_minutes <= asked
+
+
+@pytest.mark.parametrize("window_minutes", [1, 7, 10, 60])
+def test_windows_of_any_length_hold_their_minutes(window_minutes: int) -> None:
+    options = {"window_minutes": window_minutes, "lateness_seconds": 3600}
+    records = [Record(i * MINUTE, i * MINUTE) for i in range(70)]
+    store = Store()
+    store.take(PartitionTotals(PARTITION, 0, **options).add([partial_totals(batch(records), **options)]))
+    assert store.rows == count(records, **options).rows
+
+
+def totals_of(records: list[Record], cuts: Sequence[int] = ()) -> Store:
+    state, store = fresh(), Store()
+    for partial in cut(records, cuts):
+        store.take(state.add([partial]))
+    return store

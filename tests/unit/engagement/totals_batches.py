@@ -1,0 +1,196 @@
+"""Enriched batches of one Kafka partition, what they must add up to, counted one by one, and a store in memory."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import numpy as np
+
+from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
+from engagement.events import Event
+from engagement.parse import ParsedEvents
+from engagement.totals import TYPES
+from engagement.totals_update import Update
+from sources.positions import PartitionId, Span
+
+PARTITION = PartitionId("events", "topic-id", 0)
+OWNER = "owner"
+MINUTE_US = 60_000_000
+NOON_MS = 1_760_004_000_000 // 600_000 * 600_000  # a window begins here
+IDS = tuple(f"00000000-0000-4000-8000-00000000000{number}" for number in range(4))
+LENGTHS = {IDS[0]: 1800, IDS[1]: 7, IDS[2]: 333, IDS[3]: None}
+WEIGHTS = {"play": 1000, "pause": 500, "finish": 3000, "click": 300}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One event: event_ts and Kafka timestamp in milliseconds after NOON_MS."""
+
+    event_ms: int
+    kafka_ms: int
+    content: str | None = IDS[0]
+    type: str = "play"
+    duration_ms: int | None = None
+    user: str | None = None
+    target: str | None = None
+
+
+def contents() -> Contents:
+    known = Contents()
+    known.put([ContentRow(content_id, "slug", "Title", "video", length) for content_id, length in LENGTHS.items()])
+    return known
+
+
+CONTENTS = contents()
+
+
+def batch(records: Sequence[Record], offset_from: int = 0, partition: PartitionId = PARTITION) -> EnrichedEvents:
+    """The records as one batch, at consecutive offsets."""
+    count = len(records)
+    events = [
+        Event(content_id=each.content, event_type=each.type, user_id=each.user, duration_ms=each.duration_ms)  # type: ignore[arg-type]
+        for each in records
+    ]
+    targets = [each.target for each in records]
+    return enrich(
+        ParsedEvents(
+            span=Span(partition, OWNER, offset_from, offset_from + count),
+            offsets=np.arange(offset_from, offset_from + count, dtype=np.int64),
+            keys=[None] * count,
+            values=[b""] * count,
+            timestamps_ms=np.array([NOON_MS + each.kafka_ms for each in records], dtype=np.int64),
+            events=events,
+            event_ids=[f"e{offset_from + i}" for i in range(count)],
+            event_ts_us=np.array([(NOON_MS + each.event_ms) * 1000 for each in records], dtype=np.int64),
+            duration_ms=np.array(
+                [-1 if each.duration_ms is None else each.duration_ms for each in records], dtype=np.int64
+            ),
+            types=np.array([TYPES.index(each.type) for each in records], dtype=np.int64),
+            targets=targets if any(targets) else None,
+            rejected=[],
+            skipped=0,
+        ),
+        CONTENTS,
+    )
+
+
+@dataclass
+class Store:
+    """What a destination holds after its updates: absolute rows replace, users and recent events join."""
+
+    offset_next: int | None = None
+    watermark_us: int = 0
+    newest_ms: int = -1
+    counters: dict[str, int] = field(default_factory=dict)
+    rows: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
+    buckets: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    users: dict[tuple[str, int, str], set[str]] = field(default_factory=dict)
+    recent: dict[str, set[tuple[int, bytes]]] = field(default_factory=dict)
+
+    def take(self, update: Update) -> None:
+        assert self.offset_next is None or update.span.offset_from <= self.offset_next
+        for period in update.periods:
+            key = (period.kind, period.start_s)
+            self.buckets[key] = (period.events, period.late)
+            numbers = np.frombuffer(period.values, dtype="<i8").reshape(-1, 9)
+            for member, score, row in zip(period.members, period.scores, numbers.tolist(), strict=True):
+                assert score == row[8]
+                self.rows[(*key, member)] = tuple(row)
+        for kind, start_s, content_id, users in update.users:
+            self.users.setdefault((kind, start_s, content_id), set()).update(users)
+        for content_id, entries in update.recent.items():
+            kept = sorted(self.recent.get(content_id, set()) | set(entries))[-50:]
+            self.recent[content_id] = set(kept)
+        self.offset_next = update.span.offset_next
+        self.watermark_us, self.newest_ms, self.counters = update.watermark_us, update.newest_ms, update.counters
+
+    @property
+    def periods(self) -> list[Any]:
+        """As PartitionTotals.load takes them."""
+        return [
+            StoredPeriod(
+                kind,
+                start_s,
+                [member for (k, s, member) in self.rows if (k, s) == (kind, start_s)],
+                b"".join(
+                    np.array(row, dtype="<i8").tobytes()
+                    for (k, s, _), row in self.rows.items()
+                    if (k, s) == (kind, start_s)
+                ),
+                *counts,
+            )
+            for (kind, start_s), counts in self.buckets.items()
+        ]
+
+
+@dataclass(frozen=True)
+class StoredPeriod:
+    kind: str
+    start_s: int
+    members: list[str]
+    values: bytes
+    events: int
+    late: int
+
+
+@dataclass
+class Counted:
+    """The same numbers, counted event by event with Decimal."""
+
+    rows: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
+    users: dict[tuple[str, int, str], set[str]] = field(default_factory=dict)
+    late: dict[int, int] = field(default_factory=dict)  # start_s of the window
+    events: int = 0
+
+
+def percentage(record: Record) -> int | None:
+    length = LENGTHS.get(record.content or "")
+    if record.duration_ms is None or not length:
+        return None
+    share = Decimal(record.duration_ms) / 1000 / length * 100
+    return int(share.quantize(Decimal("0.01"), ROUND_HALF_UP) * 100)
+
+
+def score(record: Record) -> int:
+    share = min(Decimal(percentage(record) or 0) / 100, Decimal(100))
+    return int((WEIGHTS[record.type] * (1 + share / 100)).quantize(Decimal(1), ROUND_HALF_UP))
+
+
+def count(records: Iterable[Record], window_minutes: int = 10, lateness_seconds: int = 600) -> Counted:
+    """Event time by its definition: the running maximum of min(event_ts, Kafka timestamp), before each event."""
+    counted = Counted()
+    watermark_us: int | None = None
+    for record in records:
+        if record.target not in (None, "redis"):
+            continue
+        counted.events += 1
+        event_us, kafka_us = (NOON_MS + record.event_ms) * 1000, (NOON_MS + record.kafka_ms) * 1000
+        in_time = {}
+        for kind, length_us in (("minute", MINUTE_US), ("window", window_minutes * MINUTE_US)):
+            start_us = event_us // length_us * length_us
+            closes_us = start_us + length_us + lateness_seconds * 1_000_000
+            in_time[kind] = (watermark_us is None or watermark_us < closes_us, start_us // 1_000_000)
+        watermark_us = max(min(event_us, kafka_us), min(event_us, kafka_us) if watermark_us is None else watermark_us)
+        if record.content is None:
+            continue
+        for kind, (counts, start_s) in in_time.items():
+            key = (kind, start_s, record.content)
+            if counts:
+                share = percentage(record)
+                added = (
+                    1,
+                    *(int(record.type == name) for name in TYPES),
+                    record.duration_ms or 0,
+                    share or 0,
+                    int(share is not None),
+                    score(record),
+                )
+                before = counted.rows.get(key, (0,) * 9)
+                counted.rows[key] = tuple(a + b for a, b in zip(before, added, strict=True))
+            elif kind == "window":
+                counted.late[start_s] = counted.late.get(start_s, 0) + 1
+        if record.user is not None and in_time["window"][0]:
+            kind = "minute" if in_time["minute"][0] else "window"
+            counted.users.setdefault((kind, in_time[kind][1], record.content), set()).add(record.user)
+    return counted
