@@ -8,6 +8,7 @@ what committed after it comes by the slot. A snapshot dies with its connection. 
 sent, a newer one serves: what it shows behind the last id sent, without the rows that the slot is going to send.
 """
 
+import contextlib
 from collections.abc import Callable
 from secrets import token_hex
 from typing import Any, Protocol
@@ -92,7 +93,6 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
 
     def __init__(self, source: PostgresChanges) -> None:
         self._source, self._ledger = source, source.ledger
-        self._session: Session | None = None
         self._snapshot: TableSnapshot | None = None
         self._stream: ReplicationStream | None = None
         self._changes: ChangeStream | None = None
@@ -162,19 +162,19 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
         self._ledger.write([], self._emitted)
 
     def _disconnect(self) -> None:
-        for session in (self._snapshot, self._session):
-            if session is not None:
-                session.close()
-        self._session = self._snapshot = self._stream = self._changes = None
+        for open_one in (self._snapshot, self._stream):
+            if open_one is not None:
+                open_one.close()
+        self._snapshot = self._stream = self._changes = None
 
     def _connect(self) -> None:
         """Connect and go on at the position; waits while PostgreSQL is away."""
         for attempt in stamina.retry_context(on=self._away, attempts=None, timeout=None, wait_max=WAIT_S_MAX):
             with attempt:
                 self._disconnect()
-                self._session = self._source.session(replication=True)
                 try:
-                    self._begin(self._session)
+                    with contextlib.closing(self._source.session(replication=True)) as session:
+                        self._begin(session)
                 except psycopg.OperationalError:
                     raise
                 except psycopg.Error as failure:
@@ -209,7 +209,7 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
             )
             self._store(position)
         if position.phase == "stream":
-            self._stream = ReplicationStream(session, source.slot, source.publication, position.lsn_number)
+            self._stream = self._opened(position)
             self._changes = ChangeStream(self._stream, source.captured, position)
             log.info("streaming", slot=source.slot, after=position.lsn, rows_sent_of_next=position.sent)
         elif position.phase == "snapshot":
@@ -218,6 +218,10 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
             if found is not None:
                 replication_slot.drop(session, source.slot)
             self._begin_snapshot(session, position, columns)
+
+    def _opened(self, position: ChangePosition) -> ReplicationStream:
+        source = self._source
+        return ReplicationStream(source.session(replication=True), source.slot, source.publication, position.lsn_number)
 
     def _begin_snapshot(self, session: Session, position: ChangePosition, columns: list[str]) -> None:
         source = self._source
@@ -233,7 +237,7 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
         end, snapshot = replication_slot.create(session, f"{source.slot[:50]}_{token_hex(4)}", temporary=True)
         rows = TableSnapshot(source.session(replication=False), snapshot, source.captured, columns)
         self._snapshot = rows
-        stream = ReplicationStream(session, source.slot, source.publication, position.lsn_number)
+        stream = self._opened(position)
         rows.excluding = ChangeStream(stream, source.captured, position).ids_before(end, source.stopping)
-        session.close()  # ends the stream; nothing of it was confirmed
+        stream.close()  # nothing of it was confirmed
         log.info("snapshot_goes_on", slot=source.slot, after=position.after, left_to_stream=len(rows.excluding))

@@ -19,7 +19,10 @@ _STATUS = Struct("!cQQQqB")  # kind, written, flushed, applied, clock, reply req
 
 
 class ReplicationStream:
-    """Messages of one slot from `lsn` on. Takes the session over: it can no longer be asked.
+    """Messages of one slot from `lsn` on.
+
+    Takes the session over: it can no longer be asked. Nor may it have been before: a table that the session has seen as
+    it is now, PostgreSQL then decodes in that shape, also rows from before an ALTER TABLE (seen on 18.4).
 
     sent_lsn  the server has sent all that committed before this
     Raises psycopg.Error; OperationalError where the connection has ended.
@@ -70,6 +73,9 @@ class ReplicationStream:
             self._tell()
         elif time.monotonic() - self._told_at > STATUS_EVERY_S:
             self._tell()
+
+    def close(self) -> None:
+        self._session.close()
 
     def ask_for_news(self) -> None:
         """Have the server say at once how far it has sent (`sent_lsn`, after the next `receive`)."""

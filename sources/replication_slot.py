@@ -126,9 +126,9 @@ def check(
         )
     if found.wal_status == "lost" or found.invalidation:
         raise FlowStopped(
-            f"{where} was given up by the server ({found.invalidation or found.wal_status}; the capture was away for "
-            f"longer than max_slot_wal_keep_size allows), and with it the rows that committed after {position.lsn}: "
-            f"begin anew with {remedy}."
+            f"{where} was given up by the server ({found.invalidation or found.wal_status}) while the capture was "
+            f"away, and with it the rows that committed after {position.lsn}: begin anew with {remedy}. To allow "
+            "longer absences raise max_slot_wal_keep_size of PostgreSQL."
         )
     if found.confirmed > position.lsn_number:
         raise FlowStopped(
