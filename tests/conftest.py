@@ -282,3 +282,16 @@ def postgres_server() -> Iterator[PostgresServer]:
     """.dsn .stop() .kill() .start() .pause() .resume() .data_dir; the port stays through restarts."""
     with own("postgres") as server:
         yield server
+
+
+@pytest.fixture
+def pipeline(kafka: KafkaService, postgres: str, redis_url: str, unique: str, tmp_path: Path) -> Iterator[Any]:
+    """A provisioned pipeline of this test alone (tests/pipeline.py); its processes end with the test."""
+    from tests.pipeline import Pipeline
+
+    made = Pipeline(kafka, postgres, redis_url, unique, tmp_path)
+    made.provision()
+    try:
+        yield made
+    finally:
+        made.close()

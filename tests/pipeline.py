@@ -20,7 +20,7 @@ import psycopg
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from sinks.redis_layout import LATE_FIELD, Group
+from sinks.redis_layout import SUMMARY, SUMMARY_FIELD, Group
 from tests.brute_force import Expected, Seen, totals
 
 ROOT = Path(__file__).parent.parent
@@ -217,9 +217,9 @@ class Pipeline:
                     if not start.isdigit():
                         continue
                     rows = client.hgetall(key)
-                    late = rows.pop(LATE_FIELD, None)
-                    if late is not None:
-                        found.late[partition, int(start)] = int.from_bytes(late, "little")
+                    summary = rows.pop(SUMMARY_FIELD, None)
+                    if summary is not None and kind == "window" and SUMMARY.unpack(summary)[1]:
+                        found.late[partition, int(start)] = SUMMARY.unpack(summary)[1]
                     for content, value in rows.items():
                         buckets[partition, int(start)][content.decode()] = np.frombuffer(value, "<i8").tolist()
         return found

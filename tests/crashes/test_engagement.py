@@ -1,0 +1,227 @@
+"""Kill the engagement flow in every way: Redis must hold what brute force computes, and its numbers never go back."""
+
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from sinks.redis_layout import SUMMARY_FIELD
+from tests.pipeline import Flow, Pipeline, events
+
+KILLS = 10
+POLL_S = 0.05
+
+
+class Reader:
+    """Polls the windows as a board would, and remembers every number that went back."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._client = pipeline.client()
+        self._seen: dict[tuple[bytes, bytes], int] = {}
+        self.went_back: list[tuple[bytes, bytes, int, int]] = []
+        self.polls = 0
+
+    def poll(self) -> None:
+        for partition in range(self._pipeline.partitions):
+            stem = self._pipeline.keys(partition).totals("window", 0).rpartition(":")[0]
+            pattern = f"{stem}:??????????"
+            for key in self._client.scan_iter(match=pattern, count=10_000):
+                for content, value in self._client.hgetall(key).items():
+                    if content == SUMMARY_FIELD:
+                        continue
+                    events_now, before = int.from_bytes(value[:8], "little"), self._seen.get((key, content), 0)
+                    if events_now < before:
+                        self.went_back.append((key, content, before, events_now))
+                    self._seen[key, content] = events_now
+        self.polls += 1
+
+
+@contextmanager
+def load(pipeline: Pipeline, per_second: int, seed: int = 7) -> Iterator[None]:
+    """Produce in the background, event times around now, until the block ends."""
+    stop = threading.Event()
+
+    def run() -> None:
+        number = 0
+        while not stop.wait(0.2):
+            number += 1
+            pipeline.produce(events(pipeline.contents, per_second // 5, seed=seed * 1000 + number, spread_s=900))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def watched(pipeline: Pipeline) -> Iterator[Reader]:
+    """A reader that polls every 50 ms while the block runs."""
+    reader, stop = Reader(pipeline), threading.Event()
+
+    def run() -> None:
+        while not stop.wait(POLL_S):
+            reader.poll()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield reader
+    finally:
+        stop.set()
+        thread.join()
+
+
+def progressed(pipeline: Pipeline, wait_for: Callable[..., Any]) -> None:
+    """Wait until Redis has moved on since now: the flow is at work, wherever it is in it."""
+    before = pipeline.positions()
+    wait_for(lambda: pipeline.positions() != before, timeout=60, message="the flow to make progress")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("recovery", ["kept", "deleted"])
+def test_ten_kills_under_load_change_no_number_and_none_goes_back(pipeline, wait_for, recovery: str) -> None:
+    rng = random.Random(recovery)
+    with watched(pipeline) as reader, load(pipeline, 1000):
+        for _ in range(KILLS):
+            flow = pipeline.start()
+            progressed(pipeline, wait_for)
+            time.sleep(rng.uniform(0, 1.5))  # at random, wherever it is
+            flow.kill()
+            if recovery == "deleted":
+                pipeline.forget_recovery()
+        pipeline.start()
+        progressed(pipeline, wait_for)
+    pipeline.caught_up()
+    expected = pipeline.assert_equal()
+    assert sum(row[0] for rows in expected.windows.values() for row in rows.values()) > 1000
+    assert reader.polls > 50
+    assert reader.went_back == []
+
+
+@pytest.mark.timeout(300)
+def test_one_two_one_processes_with_kills_change_no_number(pipeline, wait_for) -> None:
+    with watched(pipeline) as reader, load(pipeline, 800):
+        for processes in (1, 2, 1, 2, 1):
+            flows = pipeline.start_cluster(processes) if processes > 1 else [pipeline.start()]
+            progressed(pipeline, wait_for)
+            flows[-1].kill()
+            for flow in flows:  # one death ends all
+                flow.process.wait(20)
+        pipeline.start()
+        progressed(pipeline, wait_for)
+    pipeline.caught_up()
+    pipeline.assert_equal()
+    assert reader.went_back == []
+
+
+@pytest.mark.timeout(300)
+def test_shared_nothing_processes_die_alone(pipeline, wait_for) -> None:
+    def start(partitions: str) -> Flow:
+        return pipeline.start(f"redis.{partitions}", KAFKA_PARTITIONS=partitions)
+
+    with load(pipeline, 800):
+        first, second = start("0-1"), start("2-3")
+        progressed(pipeline, wait_for)
+        for _ in range(3):
+            first.kill()
+            before = pipeline.positions()
+            wait_for(lambda before=before: pipeline.positions()[2] > before[2], timeout=30, message="the other process")
+            first = start("0-1")
+            wait_for(lambda before=before: pipeline.positions()[0] > before[0], timeout=30, message="the restarted one")
+    pipeline.caught_up()
+    pipeline.assert_equal()
+    assert second.process.poll() is None
+
+
+def test_a_flushed_redis_is_noticed_and_counted_anew(pipeline, redis_server, wait_for) -> None:
+    pipeline.redis_url = redis_server.url
+    pipeline.produce(events(pipeline.contents, 4000))
+    flow = pipeline.start()
+    pipeline.caught_up()
+    pipeline.client().flushall()
+    pipeline.produce(events(pipeline.contents, 1000, seed=2))
+    wait_for(lambda: "LostWrites" in flow.said(), timeout=30, message="the flow to notice")
+    pipeline.caught_up()
+    pipeline.assert_equal()
+    assert flow.process.poll() is None, "the process starts itself again"
+
+
+@pytest.mark.timeout(240)
+def test_an_older_copy_of_redis_is_noticed_and_counted_on(pipeline, redis_server, tmp_path, wait_for) -> None:
+    pipeline.redis_url = redis_server.url
+    pipeline.produce(events(pipeline.contents, 3000))
+    flow = pipeline.start()
+    pipeline.caught_up()
+    redis_server.stop()
+    shutil.copytree(redis_server.data_dir, tmp_path / "older")
+    redis_server.start()
+    pipeline.produce(events(pipeline.contents, 3000, seed=2))
+    pipeline.caught_up()
+    redis_server.stop()
+    shutil.rmtree(redis_server.data_dir)
+    shutil.copytree(tmp_path / "older", redis_server.data_dir, copy_function=_copy_with_owner)
+    _give_back(redis_server.data_dir)
+    redis_server.start()
+    pipeline.produce(events(pipeline.contents, 500, seed=3))
+    pipeline.caught_up(90)
+    pipeline.assert_equal()
+    assert "LostWrites" in flow.said()
+
+
+def test_a_pause_of_fifteen_minutes_makes_nothing_late(pipeline) -> None:
+    begin = datetime.now(UTC) - timedelta(minutes=50)
+    before = [
+        event | {"event_ts": (begin + timedelta(milliseconds=60 * number)).isoformat()}
+        for number, event in enumerate(events(pipeline.contents, 3000))
+    ]
+    after = [
+        event | {"event_ts": (begin + timedelta(minutes=18, milliseconds=60 * number)).isoformat()}
+        for number, event in enumerate(events(pipeline.contents, 3000, seed=2))
+    ]
+    pipeline.produce(before)
+    flow = pipeline.start()
+    pipeline.caught_up()
+    assert flow.stop() == 0
+    pipeline.produce(after)
+    pipeline.start()
+    pipeline.caught_up()
+    assert not pipeline.assert_equal().late
+
+
+@pytest.mark.timeout(240)
+def test_a_frozen_process_that_was_replaced_ends_when_it_wakes_up(pipeline, wait_for) -> None:
+    with load(pipeline, 500):
+        frozen = pipeline.start("first")
+        progressed(pipeline, wait_for)
+        frozen.process.send_signal(19)  # SIGSTOP
+        pipeline.start("second")
+        progressed(pipeline, wait_for)
+        frozen.process.send_signal(18)  # SIGCONT
+        assert frozen.process.wait(30) == 1
+    pipeline.caught_up()
+    pipeline.assert_equal()
+    assert "has taken over" in frozen.said()
+    assert "Traceback" not in frozen.said()
+    again = pipeline.start("first")
+    wait_for(lambda: "backing_off" in again.said(), timeout=30, message="it to back off")
+
+
+def _copy_with_owner(source: str, target: str) -> str:
+    return str(shutil.copy2(source, target))
+
+
+def _give_back(directory: Any) -> None:
+    """To whoever owns the folder above: the server may run as another user."""
+    owner = directory.parent.stat()
+    for path in [directory, *directory.rglob("*")]:
+        shutil.chown(path, owner.st_uid, owner.st_gid)
