@@ -5,9 +5,8 @@ with a request unanswered is followed by one that repeats it: the same events, t
 transaction is also the acknowledgement of the request before it.
 """
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -20,6 +19,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 import metrics
 from sinks.fenced_commit import Committed, DeadLetterRecord, dead_letter
 from sinks.partner_client import SINK, Answer, PartnerClient, Patience, PatientPartner, Verdict
+from sinks.partner_requests import Batch, Outgoing, Request, Stored, idempotency_key, requests
 from sources.positions import Claim, Fenced, FlowStopped, PartitionId, PositionGap, Span
 
 log = structlog.get_logger()
@@ -27,20 +27,6 @@ log = structlog.get_logger()
 SETTLE_S = 2.0  # a position moves on at least this often, also where no request stores it
 FENCE_CHECK_S = 30.0  # a request is not repeated on the strength of an older proof of ownership
 REASONS = {Verdict.REFUSED: "refused", Verdict.TOO_LARGE: "too_large"}
-
-
-class Batch(Protocol):
-    """What this sink uses of an item: accepted events of one span, in offset order; all columns have length n.
-
-    timestamps_ms are Kafka's, int64 milliseconds; targets names the only sink that takes an event, None: all do."""
-
-    span: Span
-    offsets: np.ndarray[Any, np.dtype[np.int64]]
-    keys: list[bytes | None]
-    values: list[bytes]
-    timestamps_ms: np.ndarray[Any, np.dtype[np.int64]]
-    event_ids: list[str]
-    targets: list[str | None] | None
 
 
 class Position(Protocol):
@@ -52,83 +38,6 @@ class Position(Protocol):
     ) -> None: ...
     def renew(self, now: float) -> None: ...
     def close(self) -> None: ...
-
-
-class Stored(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is stored beside `offset_next`.
-
-    to        the request in flight covers [offset_next, to); None: nothing is in flight
-    events    how many events it carries; array: they go out as a JSON array, else as one object
-    refused   offsets of the events refused alone since the last acceptance: a restart does not forget the count
-    """
-
-    to: int | None = None
-    events: int = 0
-    array: bool = True
-    refused: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    """One event on its way: its body and the record it came in (row `index` of `batch`)."""
-
-    offset: int
-    body: bytes
-    batch: Batch
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Events that go out together: all that this sink takes of [offset_from, offset_next)."""
-
-    offset_from: int
-    offset_next: int
-    events: Sequence[_Outgoing]
-    array: bool
-
-    def body(self) -> bytes:
-        """A JSON array, or the single object."""
-        if not self.array:
-            return self.events[0].body
-        return b"[" + b",".join(event.body for event in self.events) + b"]"
-
-    def halves(self) -> "tuple[Request, Request]":
-        """The same events as two requests; together they cover the same range."""
-        middle = len(self.events) // 2
-        first, second = self.events[:middle], self.events[middle:]
-        cut = first[-1].offset + 1
-        return (
-            Request(self.offset_from, cut, first, self.array),
-            Request(cut, self.offset_next, second, self.array),
-        )
-
-
-def idempotency_key(partition: PartitionId, offsets: Iterable[int]) -> str:
-    """SHA-256 in hex over these ASCII bytes: `<topic id>/<partition>/<offset>,<offset>,...`
-
-    topic id is Kafka's own as text, numbers are decimal, offsets ascending; no space, no end of line. A record that is
-    replayed from the dead letters has another offset, so another key."""
-    text = f"{partition.topic_id}/{partition.partition}/{','.join(map(str, offsets))}"
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def requests(
-    events: Sequence[_Outgoing], offset_from: int, offset_next: int, batch_size: int, in_flight: Stored
-) -> list[Request]:
-    """How [offset_from, offset_next) goes out: first the range in flight as it was, then up to `batch_size` each."""
-    made: list[Request] = []
-    rest = list(events)
-    if in_flight.to is not None:
-        first = [event for event in rest if event.offset < in_flight.to]
-        rest = rest[len(first) :]
-        made.append(Request(offset_from, in_flight.to, first, in_flight.array))
-    groups = [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
-    for group in groups:
-        since = made[-1].offset_next if made else offset_from
-        until = offset_next if group is groups[-1] else group[-1].offset + 1
-        made.append(Request(since, until, group, array=batch_size > 1))
-    return made
 
 
 @dataclass(slots=True)
@@ -151,7 +60,7 @@ class _Partition:
     in_flight: Stored
     stored_at: float
     seen: int
-    held: list[_Outgoing] = field(default_factory=list)
+    held: list[Outgoing] = field(default_factory=list)
 
 
 class PartnerSink(DynamicSink[Any]):
@@ -275,7 +184,7 @@ class PartnerSink(DynamicSink[Any]):
             state.offset_next = state.seen
         self._settle(state, idle=all(len(batch.offsets) == 0 for batch in batches))
 
-    def _fresh(self, state: _Partition, batch: Batch) -> list[_Outgoing]:
+    def _fresh(self, state: _Partition, batch: Batch) -> list[Outgoing]:
         """The events of the batch that this sink still needs and takes."""
         span = batch.span
         if span.offset_from > state.seen:
@@ -293,7 +202,7 @@ class PartnerSink(DynamicSink[Any]):
             if batch.targets is None or batch.targets[row] in (None, SINK)
         ]
         bodies = self._bodies(batch, rows) if rows else []
-        return [_Outgoing(int(batch.offsets[row]), body, batch, row) for row, body in zip(rows, bodies, strict=True)]
+        return [Outgoing(int(batch.offsets[row]), body, batch, row) for row, body in zip(rows, bodies, strict=True)]
 
     def _check_repeated(self, state: _Partition, made: Sequence[Request]) -> None:
         """The repeated range must hold the events it held: another number of them would be another request."""

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import httpx
 import numpy as np
 
+from sinks.fenced_commit import Committed
 from sinks.partner import PartnerSink
 from sinks.partner_client import PartnerClient, Patience
 from sources.positions import PartitionId, Span
@@ -126,8 +127,6 @@ def partner_sink(
     **others: Any,
 ) -> PartnerSink:
     """A sink on fakes that has claimed `claim`; a partition nobody stored a position for begins at 0."""
-    from sinks.fenced_commit import Committed
-
     for number in claim:
         broker.positions.setdefault(number, Committed(0, "", broker.now))
     sink = PartnerSink(

@@ -7,11 +7,13 @@ import random
 from collections.abc import Callable, Sequence
 
 import httpx
+import msgspec
 import pytest
 import structlog
 
 from sinks.fenced_commit import Committed
-from sinks.partner import PartnerSink, Stored, idempotency_key
+from sinks.partner import PartnerSink
+from sinks.partner_requests import Stored, idempotency_key
 from sources.positions import Fenced, FlowStopped, PositionGap
 from tests.fakes.partner_events import (
     Abandoned,
@@ -176,6 +178,21 @@ def test_a_fenced_process_sends_nothing_more() -> None:
     assert partner.accepted == ids(0, 1, 2)
 
 
+def test_a_process_that_is_fenced_during_an_outage_repeats_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sinks.partner.FENCE_CHECK_S", 0)
+    broker = FakeBroker()
+
+    def answer(sent: list[str], tries: int) -> httpx.Response:
+        if tries == 3:
+            FakeFencedCommit(broker, partition_id()).open()
+        return httpx.Response(503)
+
+    partner = FunctionPartner(answer)
+    with pytest.raises(Fenced):
+        partner_sink(broker, partner).write([batch(0, 3)])
+    assert len(partner.sent) == 3
+
+
 def test_partitions_keep_positions_of_their_own() -> None:
     broker, partner = FakeBroker(), FunctionPartner()
     sink = partner_sink(broker, partner, claim=(0, 1))
@@ -190,8 +207,6 @@ def test_partitions_keep_positions_of_their_own() -> None:
 
 
 def in_flight(to: int, events: int, array: bool = True) -> str:
-    import msgspec
-
     return msgspec.json.encode(Stored(to, events, array)).decode()
 
 
