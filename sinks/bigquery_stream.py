@@ -88,6 +88,7 @@ class Answer:
     detail: int | None = None
     text: str = ""
     rows: Mapping[int, str] | None = None
+    offset: int | None = None  # where it landed, if BigQuery says so
 
     @property
     def verdict(self) -> Verdict:
@@ -223,6 +224,9 @@ class AppendStream:
         return answer
 
     def _landed(self, append: Append, answer: Answer) -> None:
+        if answer.offset not in (None, append.offset):  # answers come in order: one is missing
+            self._lose()
+            raise Away(f"answer for row {answer.offset} instead of {append.offset}")
         expected = re.search(r"expected offset (\d+)", answer.text)
         if expected and int(expected[1]) < append.offset + append.rows:
             raise FlowStopped(
@@ -326,7 +330,7 @@ def _answer(response: Any) -> Answer:
     error = response.error
     rows = {int(row.index): str(row.message) for row in response.row_errors}
     if not error.code and not rows:
-        return Answer(code_pb2.OK)
+        return Answer(code_pb2.OK, offset=response.append_result.offset)
     return Answer(error.code or code_pb2.INVALID_ARGUMENT, _detail(error.details), error.message, rows)
 
 

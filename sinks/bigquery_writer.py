@@ -375,7 +375,8 @@ class PartitionWriter:
 
         if not patience.call("write a row that it refuses", again):
             self._letters([run])
-        self._runs = behind
+        # What else it refused meanwhile is not believed either: it is asked again.
+        self._runs = deque(Run(each.rows) if each.distrusted else each for each in behind)
 
     def _commit(self, offset_next: int, letters: Sequence[DeadLetterRecord] = ()) -> None:
         topic = self._around.dead_letters if letters else None
