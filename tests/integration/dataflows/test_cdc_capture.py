@@ -1,12 +1,13 @@
 """The capture as a process: rows that are there, rows that come, and how it ends."""
 
 import json
-import threading
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.fakes.capture import CONTENT, Captured, create_tables, ids_in_table, insert
 
@@ -28,3 +29,180 @@ def test_rows_that_are_there_and_rows_that_come_reach_kafka_once(captured: Captu
     insert(captured.dsn, 50, transactions=3)
     captured.await_ids(lambda: ids_in_table(captured.dsn))
     assert capture.stop() == 0
+
+
+def test_order_is_the_order_of_commits_and_a_key_stays_on_its_partition(captured: Captured) -> None:
+    capture = captured.capture().start()
+    insert(captured.dsn, 40, transactions=25)
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+    seen: dict[int, list[int]] = {}
+    partitions: dict[bytes | None, set[int]] = {}
+    for partition, key, value in captured.reader.records:
+        row = json.loads(value)
+        seen.setdefault(partition, []).append(row["id"])
+        partitions.setdefault(key, set()).add(partition)
+        assert key == row["content_id"].encode()
+    assert all(ids == sorted(ids) for ids in seen.values())
+    assert {len(found) for found in partitions.values()} == {1}
+    # The partition that Java's producers choose for this key among four (murmur2).
+    one = [partition for partition, key, _ in captured.reader.records if key == CONTENT.encode()]
+    assert set(one) == {murmur2_partition(CONTENT.encode(), 4)}
+    assert capture.stop() == 0
+
+
+def murmur2_partition(key: bytes, partitions: int) -> int:
+    """Java's Utils.toPositive(Utils.murmur2(key)) % partitions."""
+    mixer, mask = 0x5BD1E995, 0xFFFFFFFF
+    value = (0x9747B28C ^ len(key)) & mask
+    whole = len(key) // 4 * 4
+    for at in range(0, whole, 4):
+        k = int.from_bytes(key[at : at + 4], "little") * mixer & mask
+        k = (k ^ (k >> 24)) * mixer & mask
+        value = (value * mixer & mask) ^ k
+    rest = key[whole:]
+    if rest:
+        value = (value ^ int.from_bytes(rest, "little")) * mixer & mask
+    value = (value ^ (value >> 13)) * mixer & mask
+    value ^= value >> 15
+    return (value & 0x7FFFFFFF) % partitions
+
+
+def test_a_stop_and_a_start_send_nothing_again(captured: Captured) -> None:
+    for _ in range(3):
+        capture = captured.capture().start()
+        insert(captured.dsn, 30)
+        captured.await_ids(lambda: ids_in_table(captured.dsn))
+        assert capture.stop() == 0
+        assert captured.slot_row()["active_pid"] is None  # type: ignore[index]
+        insert(captured.dsn, 10)
+    captured.capture().start()
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+
+
+def test_a_second_capture_takes_over_and_the_first_ends_with_a_sentence(captured: Captured) -> None:
+    first = captured.capture().start()
+    insert(captured.dsn, 10)
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+    second = captured.capture().start()
+    assert first.ended() == 1
+    assert "Another process has taken over" in first.logged("flow_stopped")[0]["why"]
+    assert "Traceback" not in first.log
+    insert(captured.dsn, 10)
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+    assert second.running.poll() is None
+
+
+def test_a_capture_that_wakes_up_from_a_freeze_writes_nothing(captured: Captured) -> None:
+    frozen = captured.capture().start()
+    insert(captured.dsn, 10)
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+    frozen.running.send_signal(signal.SIGSTOP)
+    insert(captured.dsn, 100, transactions=5)
+    second = captured.capture().start()
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+    frozen.running.send_signal(signal.SIGCONT)
+    assert frozen.ended() == 1
+    insert(captured.dsn, 10)
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+    assert second.running.poll() is None
+
+
+def test_connections_that_are_ended_are_made_again(captured: Captured) -> None:
+    capture = captured.capture().start()
+    for _ in range(3):
+        insert(captured.dsn, 20)
+        captured.await_ids(lambda: ids_in_table(captured.dsn))
+        with psycopg.connect(captured.dsn, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'engagement-capture' AND datname = current_database()"
+            )
+    assert len(capture.logged("postgres_connection_lost")) == 3
+    assert capture.stop() == 0
+
+
+def test_a_missing_topic_names_provision(captured: Captured) -> None:
+    capture = captured.capture(KAFKA_TOPIC_ENGAGEMENT_EVENTS=f"{captured.topic}-missing").start()
+    assert capture.ended() == 1
+    assert "python -m operations.provision" in capture.logged("flow_stopped")[0]["why"]
+    assert "Traceback" not in capture.log
+
+
+def test_a_recreated_topic_stops_the_flow(captured: Captured, kafka: Any, wait_for: Callable[..., Any]) -> None:
+    capture = captured.capture().start()
+    wait_for(lambda: capture.logged("streaming"), timeout=30)
+    assert capture.stop() == 0
+    kafka.admin.delete_topics([captured.topic])[captured.topic].result(10)
+    wait_for(lambda: captured.topic not in kafka.admin.list_topics(timeout=5).topics)
+    kafka.topic(name=captured.topic)
+    again = captured.capture().start()
+    assert again.ended() == 1
+    assert "recreated" in again.logged("flow_stopped")[0]["why"]
+
+
+def test_begun_anew_by_hand_the_rows_beyond_an_id_are_sent(captured: Captured, wait_for: Callable[..., Any]) -> None:
+    insert(captured.dsn, 20)
+    capture = captured.capture().start()
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+    assert capture.stop() == 0
+    again = captured.capture("dataflows.cdc_capture:flow(snapshot_after=15)").start()
+    wait_for(lambda: again.logged("streaming"), timeout=30)
+    wait_for(lambda: captured.reader.ids() == sorted([*range(1, 21), *range(16, 21)]))
+    assert again.stop() == 0
+
+
+def test_servers_that_are_away_at_the_start_are_waited_for(
+    kafka_server: Any, postgres_server: Any, unique: str, wait_for: Callable[..., Any]
+) -> None:
+    create_tables(postgres_server.dsn)
+    create_topics(kafka_server.bootstrap, unique)
+    insert(postgres_server.dsn, 10)
+    captured = Captured(postgres_server.dsn, {"bootstrap.servers": kafka_server.bootstrap}, unique, unique)
+    kafka_server.stop()
+    postgres_server.stop()
+    try:
+        capture = captured.capture().start()
+        wait_for(lambda: capture.logged("waiting_for_kafka"), timeout=30)
+        kafka_server.start()
+        wait_for(lambda: capture.logged("waiting_for_postgres"), timeout=30)
+        assert capture.stop() == 0
+        capture = captured.capture().start()
+        wait_for(lambda: capture.logged("waiting_for_postgres"), timeout=30)
+        postgres_server.start()
+        captured.await_ids(lambda: list(range(1, 11)))
+        assert not any("Traceback" in each.log for each in captured.captures)
+        assert capture.stop() == 0
+    finally:
+        captured.close()
+
+
+def test_kafka_away_while_running_is_waited_for_and_a_stop_is_heeded(
+    kafka_server: Any, postgres: str, unique: str, wait_for: Callable[..., Any]
+) -> None:
+    create_tables(postgres)
+    create_topics(kafka_server.bootstrap, unique)
+    captured = Captured(postgres, {"bootstrap.servers": kafka_server.bootstrap}, unique, unique)
+    try:
+        capture = captured.capture().start()
+        insert(postgres, 10)
+        captured.await_ids(lambda: ids_in_table(postgres))
+        kafka_server.kill()
+        insert(postgres, 10)
+        wait_for(lambda: capture.logged("waiting_for_kafka"), timeout=30)
+        kafka_server.start()
+        captured.await_ids(lambda: ids_in_table(postgres))
+        kafka_server.kill()
+        insert(postgres, 10)
+        wait_for(lambda: len(capture.logged("waiting_for_kafka")) > 1, timeout=30)
+        assert capture.stop(timeout=30) == 0
+        kafka_server.start()
+        captured.capture().start()
+        captured.await_ids(lambda: ids_in_table(postgres))
+    finally:
+        captured.close()
+
+
+def create_topics(bootstrap: str, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.create_topics([NewTopic(topic, 4, 1), NewTopic(f"{topic}.positions", 1, 1)]).values():
+        future.result(20)
