@@ -3,12 +3,13 @@
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
 
-from demo.run import Demo, Options
+from demo.run import ROOT, Demo, Options
 from settings import SinkName
 
 
@@ -22,6 +23,9 @@ def main(
     sinks: Annotated[
         str, typer.Option(envvar="DEMO_SINKS", help="destinations; redis, the board, is always one")
     ] = "redis,dead_letters,bigquery,partner",
+    folder: Annotated[
+        Path, typer.Option(envvar="DEMO_FOLDER", help="data, logs and recovery directories; kept for the next start")
+    ] = ROOT / ".demo",
 ) -> None:
     """Start everything, show the board until Ctrl-C.
 
@@ -35,7 +39,7 @@ def main(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # the same end as Ctrl-C
     console = Console()
-    demo = Demo(Options(named, seconds, rate, poison), console)
+    demo = Demo(Options(named, seconds, rate, poison), console, folder.resolve())
     code = 1
     try:
         code = demo.run()

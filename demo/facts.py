@@ -3,13 +3,14 @@
 import json
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg
 import redis
-import structlog
 from confluent_kafka import KafkaException
 
 from demo.positions import Positions, captured, last_write
@@ -46,6 +47,7 @@ class SinkFacts:
 class Facts:
     """One look at everything. What could not be read is None (or empty) and named in `unread`, by system.
 
+    moving         whether anything has been counted since the first look
     age_s          of the newest counted event, by min(event time, Kafka time)
     capture_bytes  written by PostgreSQL and not yet confirmed by the capture
     """
@@ -53,6 +55,7 @@ class Facts:
     at: float = 0.0
     board: list[BoardRow] = field(default_factory=list)
     events: int | None = None
+    moving: bool = False
     rate: float | None = None
     age_s: float | None = None
     late: int = 0
@@ -73,8 +76,11 @@ class Observer:
         dsn: str,
         slot: str,
         sinks: tuple[str, ...],
+        log: Path,
     ) -> None:
         self.facts = Facts()
+        self._log = log
+        self._events_before: int | None = None
         self._positions, self._status, self._board = positions, status, board
         self._dsn, self._slot, self._sinks = dsn, slot, sinks
         self._counted: deque[tuple[float, int]] = deque(maxlen=RATE_OVER_S + 1)
@@ -94,7 +100,8 @@ class Observer:
             try:
                 self.facts = self._look(time.time())
             except Exception:  # the view must not end because one look failed in a new way
-                structlog.get_logger().exception("look_failed")
+                with self._log.open("a") as log:
+                    traceback.print_exc(file=log)
             self._stop.wait(1.0)
 
     def _look(self, now: float) -> Facts:
@@ -125,6 +132,7 @@ class Observer:
             at=now,
             board=board,
             events=totals.get("events"),
+            moving=self._moved(totals.get("events")),
             rate=self._rate(now, totals.get("events")),
             age_s=max(0.0, now - totals["watermark_us"] / 1e6) if totals.get("watermark_us") else None,
             late=totals.get("late", 0),
@@ -133,6 +141,11 @@ class Observer:
             sinks={sink: self._sink(sink, waiting.get(sink), said) for sink in self._sinks},
             unread=unread,
         )
+
+    def _moved(self, events: int | None) -> bool:
+        if self._events_before is None:
+            self._events_before = events or 0
+        return events is not None and events > self._events_before
 
     def _rate(self, now: float, events: int | None) -> float | None:
         if events is None:
@@ -149,5 +162,7 @@ class Observer:
         for values in said.values():
             own = json.loads(values.get("sinks", "{}")).get(sink)
             if own is not None:
-                return SinkFacts(waiting, growing, bool(own["open"]), own["error"], silent=False)
+                return SinkFacts(
+                    waiting, growing, own.get("breaker", "closed") != "closed", own.get("error", ""), silent=False
+                )
         return SinkFacts(waiting, growing)

@@ -43,10 +43,5 @@ def api(env: Mapping[str, str]) -> Job:
     return Job("api", _python("-m", "api"), env)
 
 
-def train(env: Mapping[str, str], folder: Path) -> Job:
-    """Makes Kafka's next start faster, at the lowest priority."""
-    return Job("training", _python("-m", "demo.services.training", str(folder)), env, once=True)
-
-
 def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, *arguments)

@@ -31,7 +31,7 @@ from sinks.redis_client import connect
 from sinks.redis_status import StatusBoard
 
 ROOT = Path(__file__).parent.parent
-PAINT_S, LINE_S = 0.5, 2.0
+PAINT_S, LINE_S = 0.5, 2.0  # a terminal; anything else
 SETTLE_S = 30.0  # after the last row everything must be everywhere within so long
 PROCESSES_STOP_S, SERVERS_STOP_S = 1.5, 1.2  # Ctrl-C ends everything within 3 s
 FIRST_NUMBER_S = 30.0  # whatever else there is to start waits for the first number, but not longer
@@ -64,14 +64,16 @@ class Demo:
     def run(self) -> int:
         """Exit code: 0, or 1 when the comparison found a difference or something could not start."""
         self._begun = time.monotonic()
+        self._moving_since: float | None = None
         self._activity = ""
+        self._training: children.Child | None = None
         self._observer: Observer | None = None
         try:
             self._prepare()
             self._start()
             return self._live()
         except (Refused, children.ServiceFailed) as error:
-            self.console.print(str(error), style="red", highlight=False, markup=False)
+            self.console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
             return 1
         except KeyboardInterrupt:
             self.console.print("stopping", style="dim")
@@ -82,6 +84,7 @@ class Demo:
         if self._observer:
             self._observer.stop()
         processes = self._supervisor.running() if hasattr(self, "_supervisor") else []
+        processes += [self._training] if self._training else []
         children.stop_in_order([processes], PROCESSES_STOP_S)
         if hasattr(self, "_systems"):
             servers = [server.child for server in self._systems.servers.values() if server.child]
@@ -165,14 +168,16 @@ class Demo:
         status = StatusBoard(self._redis, group)
         board = rolling_board(self._redis, self.settings)
         dsn, slot = self.settings.postgres, self.settings.cdc_slot
-        self._observer = Observer(self._positions, status, board, dsn, slot, self.options.sinks)
+        log = self.logs / "view.log"
+        self._observer = Observer(self._positions, status, board, dsn, slot, self.options.sinks, log)
         self._observer.start()
 
     def _others(self) -> Iterator[Callable[[], bool]]:
         """Everything else, step by step: each step yields what must be true before the next.
 
         Runs on the main thread, which alone may spawn; what takes long runs in the pool meanwhile."""
-        yield lambda: bool(self._seen().events) or self._age() > FIRST_NUMBER_S
+        yield lambda: self._seen().moving or self._age() > FIRST_NUMBER_S
+        self._moving_since = time.monotonic()
         if (Path(ROOT) / "api" / "__main__.py").exists():
             self._supervisor.add([jobs.api(self.env)])
         if "dead_letters" in self.options.sinks:
@@ -196,7 +201,8 @@ class Demo:
         self._activity = ""
         yield lambda: self._age() > TRAIN_AFTER_S and self.options.seconds is None
         if not aot_cache().exists() and "kafka" not in self._systems.named:
-            self._supervisor.add([jobs.train(self.env, self.folder / "training")])
+            train = [sys.executable, "-m", "demo.services.training", str(self.folder / "training")]
+            self._training = children.spawn("training", train, log=self.logs / "training.log", env=self.env)
 
     def _done(self, future: "Future[None]") -> Callable[[], bool]:
         """True when it has ended; raises what it raised."""
@@ -217,7 +223,7 @@ class Demo:
         terminal = self.console.is_terminal
         shown = Live(console=self.console, auto_refresh=False) if terminal else nullcontext()
         with shown as live:
-            while self.options.seconds is None or self._age() < self.options.seconds:
+            while not self._over():
                 self._supervisor.tick()
                 if ready is not None and ready():
                     ready = next(others, None)
@@ -226,6 +232,12 @@ class Demo:
                     self._paint(live)
                 time.sleep(0.05)
         return self._finish(others, ready)
+
+    def _over(self) -> bool:
+        """Whether the asked seconds have passed since the first number."""
+        if self.options.seconds is None or self._moving_since is None:
+            return False
+        return time.monotonic() - self._moving_since > self.options.seconds
 
     def _paint(self, live: Live | None) -> None:
         failed = {name: each.reason for name, each in self._supervisor.jobs.items() if each.reason}
@@ -297,7 +309,7 @@ class Demo:
         elapsed = time.monotonic() - self._begun
         self._said = time.monotonic()
         self.console.print(f"[dim]{elapsed:5.1f} s[/]  ", end="")
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _say_every(self, seconds: float, text: str) -> None:
         if time.monotonic() - self._said >= seconds:

@@ -27,7 +27,7 @@ def state_of(facts: Facts, failed: Mapping[str, str]) -> State:
     if facts.unread:
         system = next(iter(facts.unread))
         return State(f"{system} is silent", f"{system} does not answer. Events wait in Kafka; nothing is lost.", "bad")
-    if facts.events is None:
+    if not facts.moving:
         return State("Starting", "The first numbers come within seconds.", "info")
     for sink, seen in facts.sinks.items():
         if seen.open:
@@ -38,8 +38,6 @@ def state_of(facts: Facts, failed: Mapping[str, str]) -> State:
             doing = "and not getting closer" if seen.growing else "and catching up"
             word = "Falling behind" if seen.growing else "Catching up"
             return State(word, f"{WORDS[sink]} is {seen.waiting:,} events behind {doing}.", "warn")
-    if not facts.events:
-        return State("Waiting", "Everything is running. The board fills with the first event.", "info")
     if facts.age_s is not None and facts.age_s > IDLE_S:
         return State("Quiet", "No events for a while. Everything is running and nothing waits.", "info")
     return State("Live", "Every destination is on time.", "ok")

@@ -56,7 +56,8 @@ class Systems:
         }
         for system, kind in kinds.items():
             if system not in self.named:
-                self.servers[system] = kind(self.folder / system, log=self.logs / f"{system}.log")
+                log = self.logs / f"{kind.name.lower().replace(' ', '-')}.log"
+                self.servers[system] = kind(self.folder / system, log=log)
         for name in NOT_PASSED_ON:
             self.env.pop(name, None)
 

@@ -14,6 +14,7 @@ LIVE = Facts(
     at=1.0,
     board=[BoardRow(1, "Introduction [to] Data", "video", 12.5, 9, 3, [0, 1, 2, 3, 4, 5, 6, 7, 8, 0])],
     events=1000,
+    moving=True,
     rate=99.6,
     age_s=0.4,
     rejected=2,
@@ -36,7 +37,7 @@ def but(**changes):
         (but(sinks={"partner": SinkFacts(waiting=5000, open=True, error="503")}), {}, "Partner is down"),
         (but(sinks={"bigquery": SinkFacts(waiting=5000, silent=False)}), {}, "Catching up"),
         (but(sinks={"bigquery": SinkFacts(waiting=5000, growing=True, silent=False)}), {}, "Falling behind"),
-        (but(events=0, age_s=None), {}, "Waiting"),
+        (but(moving=False), {}, "Starting"),
         (but(age_s=31.0), {}, "Quiet"),
     ],
 )

@@ -1,0 +1,160 @@
+"""The demo as its user meets it: it starts, shows moving numbers, compares, ends at once, and leaves nothing behind."""
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SYSTEMS = ("KAFKA_", "DATABASE_", "POSTGRES_", "REDIS_", "BIGQUERY_", "GOOGLE_", "EXTERNAL_", "DEMO_", "COVERAGE_")
+
+
+@pytest.fixture
+def folder():
+    """Reachable for PostgreSQL's user; long enough kept for a second start."""
+    folder = Path(tempfile.mkdtemp(prefix="engagement-demo-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Run:
+    """One `python -m demo` and what it prints."""
+
+    def __init__(self, folder, *options, **env):
+        self.log = folder.parent / f"{folder.name}.{time.monotonic_ns()}.out"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(SYSTEMS)}
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "demo", "--folder", str(folder), *options],
+                cwd=ROOT,
+                env={**clean, **env},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def text(self):
+        return self.log.read_text(errors="replace")
+
+    def end(self, number=signal.SIGINT, patience=20):
+        """Send a signal; seconds until the process ended."""
+        begun = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(patience)
+        return time.monotonic() - begun
+
+
+@pytest.fixture
+def demo(folder):
+    runs = []
+
+    def start(*options, **env):
+        runs.append(Run(folder, *options, **env))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+        run.log.unlink()
+
+
+def holding(folder):
+    """Processes that were started from this folder and still live."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes()
+            cwd = os.readlink(process / "cwd")
+        except OSError:  # it has just ended
+            continue
+        if str(folder).encode() in arguments or cwd.startswith(str(folder)):
+            found.append(arguments.replace(b"\0", b" ").decode())
+    return found
+
+
+def moving(run):
+    """The count of the last line, once it has passed zero."""
+    counts = [int(count.replace(",", "")) for count in re.findall(r": ([\d,]+) events", run.text)]
+    return bool(counts) and counts[-1] > 0
+
+
+@pytest.mark.timeout(170)
+def test_a_bounded_run_compares_everything_and_agrees(demo, folder):
+    run = demo("--seconds", "8", "--rate", "200", "--poison", "0.02", "--sinks", "redis,dead_letters,partner")
+    assert run.process.wait(150) == 0, run.text
+    assert run.text.count("equal") == 3, run.text
+    assert holding(folder) == []
+
+
+@pytest.mark.timeout(170)
+def test_ctrl_c_ends_it_within_seconds_and_kill_9_leaves_nothing(demo, folder, wait_for):
+    first = demo("--rate", "200", "--sinks", "redis,dead_letters")
+    wait_for(lambda: moving(first), 60, "the first number")
+    assert first.end() < 4  # 3 s, on a machine that does nothing else
+    assert first.process.returncode == 0
+    assert holding(folder) == []
+    second = demo("--rate", "200", "--sinks", "redis,dead_letters")
+    wait_for(lambda: moving(second), 60, "the first number")
+    second.end(signal.SIGKILL)
+    wait_for(lambda: not holding(folder), 10, "its processes to end")
+    third = demo("--seconds", "5", "--rate", "200", "--sinks", "redis,dead_letters")
+    assert third.process.wait(90) == 0, third.text
+
+
+@pytest.mark.timeout(170)
+def test_a_lost_and_a_doubled_event_fail_the_comparison(demo, folder):
+    """Between two runs somebody tampers with the partner's store and with PostgreSQL's rows."""
+    sinks = ("--sinks", "redis,partner", "--rate", "100", "--poison", "0")
+    assert demo("--seconds", "4", *sinks).process.wait(80) == 0
+    with sqlite3.connect(folder / "partner.sqlite3") as store:
+        store.execute("DELETE FROM effects WHERE seq = 3")
+        store.execute("INSERT INTO effects (event_id, key, body) SELECT event_id, key, body FROM effects WHERE seq = 5")
+    run = demo("--seconds", "4", *sinks)
+    assert run.process.wait(80) == 1
+    text = re.sub(r"[│\s]+", " ", run.text)
+    assert "1 missing: 3" in text
+    assert "1 doubled: 5 (2 of 1)" in text
+
+
+def test_a_second_demo_on_the_same_folder_is_refused(demo, folder, wait_for):
+    first = demo("--sinks", "redis")
+    wait_for(lambda: "logs are in" in first.text, 20, "the lock")
+    second = demo("--sinks", "redis")
+    assert second.process.wait(30) == 1
+    assert "Another demo is running" in second.text
+
+
+def test_an_unknown_destination_is_refused(demo):
+    run = demo("--sinks", "redis,tape")
+    assert run.process.wait(20) == 2
+    assert "tape" in run.text
+
+
+@pytest.mark.timeout(170)
+def test_systems_that_the_environment_names_are_used(demo, folder, kafka, postgres, redis_server, unique):
+    env = {
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "KAFKA_TOPIC_ENGAGEMENT_EVENTS": unique,
+        "KAFKA_TOPIC_DEAD_LETTERS": f"{unique}.dead",
+        "KAFKA_CONSUMER_GROUP": unique,
+        "CDC_SLOT": unique,
+        "CDC_PUBLICATION": unique,
+        "DATABASE_URL": postgres,
+        "REDIS_URL": redis_server.url,
+    }
+    run = demo("--seconds", "4", "--sinks", "redis,dead_letters", **env)
+    assert run.process.wait(90) == 0, run.text
+    with psycopg.connect(postgres) as connection:
+        assert connection.execute("SELECT count(*) > 0 FROM engagement_events").fetchone() == (True,)
+    assert not list(folder.glob("*/kafka"))
