@@ -75,6 +75,11 @@ class RedisSink(DynamicSink[Any]):
         self._stored_periods = stored_periods
         self._acknowledged: dict[tuple[PartitionId, str], int | None] = {}
 
+    @property
+    def last_error(self) -> str:
+        """What Redis is waited for, in words; empty while it answers."""
+        return self._redis.last_error
+
     def layout(self, topic: str) -> Group:
         """The keys of a topic."""
         return Group(self._group, topic, self._window_minutes)
@@ -125,7 +130,7 @@ class RedisSink(DynamicSink[Any]):
         def execute(client: Any) -> list[Any]:
             pipeline = client.pipeline(transaction=False)
             for keys, arguments in calls:
-                pipeline.eval(WRITE, len(keys), *keys, *arguments)
+                pipeline.execute_command("EVAL", WRITE, len(keys), *keys, *arguments)  # a cluster's has no eval()
             answers: list[Any] = pipeline.execute(raise_on_error=False)
             for answer in answers:
                 if isinstance(answer, Exception):

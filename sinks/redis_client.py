@@ -70,6 +70,7 @@ class Waiting:
     """Calls Redis until it answers.
 
     stopping, abandon  asked before each repetition: after SIGTERM `abandon()` ends the process
+    last_error         what Redis said last, or what it is waited for; empty once it has answered
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Waiting:
         self._url, self._cluster_nodes = url, cluster_nodes
         self._stopping, self._abandon = stopping, abandon
         self._client: Any = None
+        self.last_error = ""
 
     def call(self, doing: str, what: Callable[[Any], T]) -> T:
         """`what(client)`. Raises FlowStopped for an answer that waiting cannot change."""
@@ -88,9 +90,12 @@ class Waiting:
                 try:
                     if self._client is None:
                         self._client = connect(self._url, self._cluster_nodes)
-                    return what(self._client)
+                    answer = what(self._client)
+                    self.last_error = ""
+                    return answer
                 except (RedisError, RedisClusterException, OSError) as failure:
                     metrics.SINK_ERRORS.labels(SINK).inc()
+                    self.last_error = f"cannot {doing}: {failure}"
                     if not passing(failure):
                         raise FlowStopped(
                             f"Redis refused to {doing}: {failure}. Correct REDIS_URL, the rights of its user, or "

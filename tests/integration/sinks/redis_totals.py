@@ -1,0 +1,72 @@
+"""A sink on a real Redis, fed by the real totals, and everything that lies in Redis afterwards, read plainly."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import redis
+
+from engagement.totals import PartialTotals, partial_totals
+from engagement.totals_state import stored_periods
+from engagement.totals_step import TotalsStep
+from engagement.totals_update import Update
+from sinks.redis import RedisSink
+from sinks.redis_layout import Group
+from sources.positions import PositionGap
+from tests.unit.engagement.totals_batches import PARTITION, Record, batch
+
+OPTIONS = {"window_minutes": 10, "lateness_seconds": 600}
+SOME = [Record(1000 * i, 1000 * i, user=f"u{i % 3}", duration_ms=900) for i in range(6)]
+
+
+def make_sink(url: str, group: str, **options: Any) -> RedisSink:
+    return RedisSink(url, group=group, window_minutes=10, stored_periods=partial(stored_periods, **OPTIONS), **options)
+
+
+def keys_of(group: str, topic: str = PARTITION.topic) -> Group:
+    return Group(group, topic, 10)
+
+
+def summed(records: Sequence[Record], offset_from: int = 0, owner: str = "owner") -> PartialTotals:
+    made = batch(records, offset_from)
+    made.span = type(made.span)(made.span.partition, owner, made.span.offset_from, made.span.offset_next)
+    return partial_totals(made, **OPTIONS)
+
+
+class Process:
+    """One life of a flow: claims the partition, resumes from a snapshot or from Redis, then takes batches."""
+
+    def __init__(self, sink: RedisSink, owner: str, snapshot: bytes | None = None) -> None:
+        self.sink, self.owner = sink, owner
+        self.claim = sink.claim(PARTITION, owner)
+        self.step = TotalsStep(snapshot, sink.load, gap=PositionGap, **OPTIONS)
+        self._end = sink.build("redis", 0, 1)
+
+    def updates(self, records: Sequence[Record], offset_from: int) -> list[Update]:
+        return self.step.on_batch([summed(records, offset_from, self.owner)])
+
+    def take(self, records: Sequence[Record], offset_from: int) -> list[Update]:
+        updates = self.updates(records, offset_from)
+        self.write(updates)
+        return updates
+
+    def write(self, updates: Sequence[Update]) -> None:
+        self._end.write_batch(list(updates))
+
+
+def everything(url: str, group: str) -> dict[str, Any]:
+    """All keys of a group but the token of the owner; of a HyperLogLog its count, since its bytes depend on order."""
+    client = redis.Redis.from_url(url)
+    found: dict[str, Any] = {}
+    for key in client.scan_iter(match=f"{{{group}/*"):
+        name, kind = key.decode(), client.type(key)
+        if kind == b"hash":
+            found[name] = {field: value for field, value in client.hgetall(key).items() if field != b"owner"}
+        elif kind == b"zset":
+            found[name] = client.zrange(key, 0, -1, withscores=True)
+        elif kind == b"set":
+            found[name] = client.smembers(key)
+        else:
+            found[name] = client.pfcount(key)
+    client.close()
+    return found
