@@ -31,6 +31,8 @@ DurationMs = Annotated[int, Meta(ge=0, le=DURATION_MS_MAX)]
 Device = Annotated[str, Meta(max_length=64)]
 
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
+# Strings and all else but brackets; possessive, so that no value makes it look twice at a byte.
+_NO_BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^\[\]{}"]++', re.DOTALL)
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _UNAVAILABLE: Final = "__debezium_unavailable_value"
 _DETAIL_MAX: Final = 400
@@ -148,7 +150,7 @@ def check_nesting(value: bytes, already: int = 0) -> None:
     allowed = NESTING_MAX - already
     if len(value) <= 2 * allowed or value.count(b"{") + value.count(b"[") <= allowed:
         return
-    brackets = re.sub(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}]', b"", value, flags=re.DOTALL)
+    brackets = _NO_BRACKETS.sub(b"", value)
     if max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0) > allowed:
         raise _too_deep()
 

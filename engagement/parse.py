@@ -6,12 +6,11 @@ No clock, no database and no neighbour in the batch has a say, so every deployme
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from engagement.events import (
     DECODE_ERRORS,
@@ -26,6 +25,7 @@ from engagement.events import (
     decode_plain,
     wrong,
 )
+from engagement.times import microseconds, years_before
 
 Integers = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -44,11 +44,6 @@ _HEADERS: Final = {HEADER_FOR, HEADER_EVENT_ID, HEADER_KAFKA_TIMESTAMP}
 _REPLAYED_ID_MAX: Final = 300  # kafka:<topic of up to 249 characters>-<partition>-<offset>
 _TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # the end of the year 9999
 
-_TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
-_ISO_8601: Final = re.compile(
-    r"(\d{4})(-?)(\d\d)\2(\d\d)[Tt ](\d\d)(?:(:?)(\d\d)(?:\6(\d\d)(?:[.,](\d{1,9}))?)?)?([Zz]|[+-]\d\d(?::?\d\d)?)",
-    re.ASCII,
-)
 # Stands where a record was refused or skipped until the columns are cut, so that no column asks about it.
 _NO_EVENT: Final = Event(None, "play")
 
@@ -310,64 +305,11 @@ def _event_times(events: list[Event], timestamps_ms: Integers, refused: dict[int
     for index in np.flatnonzero(distance > AHEAD_MS_MAX * 1000).tolist():
         refused.setdefault(index, _too_far("event_ts_in_future", "5 minutes after", texts[index], timestamps_ms[index]))
     for index in np.flatnonzero(distance < -_BEHIND_US_AT_LEAST).tolist():
-        if times[index] < _years_before(int(kafka_us[index])):
+        if times[index] < years_before(int(kafka_us[index]), BEHIND_YEARS_MAX):
             refused.setdefault(
                 index, _too_far("event_ts_too_old", "5 years before", texts[index], timestamps_ms[index])
             )
     return times
-
-
-def microseconds(texts: Sequence[str | None]) -> tuple[Integers, list[int]]:
-    """ISO 8601 texts with a zone and 0 to 9 digits of a second -> microseconds since 1970 (0 for None), cut off.
-
-    Also the indexes of the texts that are no such time (0 there, too). One Arrow cast reads the usual spelling of all
-    of them; where it refuses the column, each is spelled as Arrow takes it: same value, whatever its neighbours are.
-    """
-    try:
-        return _cast(texts), []
-    except pa.ArrowInvalid:
-        spelled = [None if text is None else _spelled(text) for text in texts]
-    unreadable = [index for index, text in enumerate(texts) if text is not None and spelled[index] is None]
-    times = np.zeros(len(texts), np.int64)
-    pending = [(0, len(spelled))]
-    while pending:  # what is left to refuse is no date, such as 30 February: halve until it stands alone
-        first, last = pending.pop()
-        try:
-            times[first:last] = _cast(spelled[first:last])
-        except pa.ArrowInvalid:
-            if last - first == 1:
-                unreadable.append(first)
-                continue
-            middle = (first + last) // 2
-            pending += [(first, middle), (middle, last)]
-    return times, sorted(unreadable)
-
-
-def _cast(texts: Sequence[str | None]) -> Integers:
-    column = pa.array(texts, pa.string()).cast(_TIMESTAMP).view(pa.int64())
-    times: Integers = (column.fill_null(0) if column.null_count else column).to_numpy(zero_copy_only=False)
-    return times
-
-
-def _spelled(text: str) -> str | None:
-    """The time as Arrow reads it: separators, upper case, at most six digits; None where it is no ISO 8601."""
-    found = _ISO_8601.fullmatch(text)
-    if found is None:
-        return None
-    year, _, month, day, hour, _, minute, second, fraction, zone = found.groups()
-    digits = f".{fraction[:6]}" if fraction else ""
-    return f"{year}-{month}-{day}T{hour}:{minute or '00'}:{second or '00'}{digits}{zone.upper()}"
-
-
-def _years_before(kafka_us: int) -> int:
-    """The same date and time of day five calendar years earlier; for 29 February the 28th. Microseconds since 1970."""
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    moment = epoch + timedelta(microseconds=kafka_us)
-    try:
-        earlier = moment.replace(year=moment.year - BEHIND_YEARS_MAX)
-    except ValueError:
-        earlier = moment.replace(year=moment.year - BEHIND_YEARS_MAX, day=28)
-    return (earlier - epoch) // timedelta(microseconds=1)
 
 
 def _too_far(reason: str, border: str, text: str | None, timestamp_ms: int) -> EventError:

@@ -235,6 +235,18 @@ def test_brackets_in_strings_are_no_nesting() -> None:
     assert event(plain(device="]" * 10, raw_payload='[{"' * 2000)).device == "]" * 10
 
 
+def test_megabytes_of_strings_and_brackets_are_measured_in_one_look() -> None:
+    value = plain(raw_payload=['\\"[{' * 300_000, [[]] * 1000])
+    assert event(value).device == "mobile"
+    assert refusal(value[:1_000_000] + b"{" * 1000).reason == "not_json"
+
+
+def test_integers_of_any_length_are_refused() -> None:
+    assert refusal(plain(id=7).replace(b"7", b"7" * 5000, 1)).reason == "wrong_id"
+    endless = plain(duration_ms=1).replace(b'"duration_ms": 1', b'"duration_ms": 1e999')
+    assert refusal(endless).reason == "wrong_duration_ms"
+
+
 def test_a_long_refused_value_gives_a_short_detail() -> None:
     assert len(refusal(plain(event_type="x" * 100_000)).detail) <= 400
 

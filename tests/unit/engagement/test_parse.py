@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engagement.events import encode
-from engagement.parse import Header, ParsedEvents, microseconds, parse
+from engagement.parse import Header, ParsedEvents, parse
+from engagement.times import microseconds
 from tests.unit.engagement.micro_batches import CONTENT_ID, KAFKA_TIME, at_ms, envelope, parsed, plain, reasons, records
 
 DEBEZIUM = Path(__file__).parents[2] / "golden" / "debezium"
