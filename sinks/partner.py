@@ -143,7 +143,7 @@ class PartnerSink(DynamicSink[Any]):
         )
         run = [entry for entry in self._partner.refused_in_a_row if entry[0] != partition.partition]
         self._partner.refused_in_a_row = run + [(partition.partition, offset) for offset in stored.refused]
-        return Claim(offset_next, in_flight=None if stored.to is None else (offset_next, stored.to))
+        return Claim(offset_next)
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "PartnerPart":
         return PartnerPart(self)

@@ -244,7 +244,8 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
             items = self._pass_on()
             now = time.monotonic()
             if not items and not self._waiting and now - self._emitted_at >= IDLE_BATCH_S:
-                items = [self._empty(self._position())]
+                self._waiting.append(self._empty(self._position()))  # `ready` is asked without traffic too
+                items = self._pass_on()
             if items:
                 self._emitted_at = now
                 self._passed_on = items[-1].span.offset_next

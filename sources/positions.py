@@ -37,12 +37,10 @@ class Claim:
 
     offset_next  the first offset the destination still needs; None: it holds nothing yet and has no position
     newest_ms    Kafka timestamp of the newest record it has taken, if it knows; milliseconds since 1970
-    in_flight    [from, next) of a request whose outcome is unknown: must come again as one batch, whole
     """
 
     offset_next: int | None
     newest_ms: int | None = None
-    in_flight: tuple[int, int] | None = None
 
 
 class Destination(Protocol):
