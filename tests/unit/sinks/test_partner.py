@@ -210,14 +210,6 @@ def in_flight(to: int, events: int, array: bool = True) -> str:
     return msgspec.json.encode(Stored(to, events, array)).decode()
 
 
-def test_a_claim_names_the_range_in_flight() -> None:
-    broker = FakeBroker()
-    broker.positions[0] = Committed(3, in_flight(6, 3), NOW)
-    sink = partner_sink(broker, FunctionPartner())
-    claim = sink.claim(partition_id(), "me")
-    assert (claim.offset_next, claim.in_flight) == (3, (3, 6))
-
-
 @pytest.mark.parametrize("cut", [[(3, 6), (6, 9)], [(3, 9)], [(3, 4), (4, 4), (4, 8), (8, 9)]])
 def test_the_range_in_flight_goes_out_again_as_one_request_however_it_is_read(cut: list[tuple[int, int]]) -> None:
     broker, partner = FakeBroker(), FunctionPartner()
