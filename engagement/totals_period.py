@@ -12,7 +12,7 @@ class Period:
     events   all of them together
     """
 
-    __slots__ = ("events", "lines", "rows", "slot_of", "totals")
+    __slots__ = ("_encoded", "events", "lines", "rows", "slot_of", "totals")
 
     def __init__(self, capacity: int = 16) -> None:
         self.slot_of = np.full(capacity, -1, dtype=np.int32)
@@ -20,6 +20,7 @@ class Period:
         self.totals: Ints = np.zeros((capacity, WIDTH), dtype=np.int64)
         self.lines = 0
         self.events = 0
+        self._encoded: tuple[bytes, bytes] | None = None
 
     def add(self, rows: Ints, sums: Ints) -> None:
         """Add one line per content row; rows are unique."""
@@ -29,6 +30,7 @@ class Period:
         if new.any():
             slots[new] = self.slot_of[rows[new]] = self._grow(rows[new])
         self.totals[slots] += sums
+        self._encoded = None
         self.events += int(sums[:, EVENTS].sum())
 
     def values(self, rows: Ints) -> Ints:
@@ -53,3 +55,26 @@ class Period:
         self.rows[slots] = rows
         self.lines = lines
         return slots
+
+    def encode(self) -> tuple[bytes, bytes]:
+        """Content rows as int32, and their totals as int32 where all fit, else int64; little-endian, joined.
+
+        Kept until the next `add`: of the open minutes most do not change between two snapshots."""
+        if self._encoded is None:
+            totals = self.totals[: self.lines]
+            narrow = not self.lines or int(totals.max()) < 2**31
+            self._encoded = (
+                self.rows[: self.lines].astype("<i4").tobytes(),
+                totals.astype("<i4" if narrow else "<i8", copy=False).tobytes(),
+            )
+        return self._encoded
+
+    @classmethod
+    def decode(cls, rows: bytes, totals: bytes) -> "Period":
+        """What `encode` gave."""
+        numbers = np.frombuffer(rows, dtype="<i4").astype(np.int64)
+        width = len(totals) // max(1, len(numbers) * WIDTH)
+        period = cls(max(1, len(numbers)))
+        if len(numbers):
+            period.add(numbers, np.frombuffer(totals, dtype=f"<i{width}").reshape(-1, WIDTH).astype(np.int64))
+        return period

@@ -24,7 +24,7 @@ COMPACT_FROM = 4096  # content ids
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
-    """The state as bytes: content ids once, then per period (kind, number, content rows as int32, totals as int64)."""
+    """The state as bytes: content ids once, then per period (kind, number, *Period.encode())."""
 
     version: int
     window_minutes: int
@@ -143,15 +143,7 @@ class PartitionTotals:
                 counters=self.counters,
                 windows=self._windows,
                 ids=self._ids,
-                periods=[
-                    (
-                        kind,
-                        number,
-                        period.rows[: period.lines].astype("<i4").tobytes(),
-                        period.totals[: period.lines].astype("<i8", copy=False).tobytes(),
-                    )
-                    for (kind, number), period in self._periods.items()
-                ],
+                periods=[(*key, *period.encode()) for key, period in self._periods.items()],
             )
         )
 
@@ -178,10 +170,7 @@ class PartitionTotals:
         state.counters, state._windows = saved.counters, saved.windows
         state._rows(saved.ids)
         for kind, number, rows, totals in saved.periods:
-            state._period(("window" if kind == "window" else "minute", number)).add(
-                np.frombuffer(rows, dtype="<i4").astype(np.int64),
-                np.frombuffer(totals, dtype="<i8").reshape(-1, WIDTH),
-            )
+            state._periods["window" if kind == "window" else "minute", number] = Period.decode(rows, totals)
         return state
 
     def _add(self, partial: PartialTotals, touched: _Touched) -> None:
