@@ -8,7 +8,8 @@ import msgspec
 from confluent_kafka import Consumer, IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from operations.steps import Problem, Step, waiting
+from operations.steps import Step
+from operations.terminal import Problem, waiting
 from sinks.fenced_commit import PositionMetadata
 from sinks.transactions import Record, Transactions
 from sources.kafka_topics import ANSWER_SECONDS, Topic, ask, describe

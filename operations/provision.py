@@ -10,15 +10,14 @@ from typing import Annotated, Any, TypeVar
 
 import stamina
 import typer
-from confluent_kafka import KafkaException
 
 from operations.first_positions import FirstPositions, Order
 from operations.publication import publication_step
-from operations.steps import Problem, Step, run, waiting
+from operations.steps import Step, run
+from operations.terminal import Problem, in_words, waiting
 from operations.topics import topic_steps, wanted_topics
 from settings import Need, Settings
 from sources.kafka_topics import Topic, admin_client
-from sources.positions import FlowStopped
 
 T = TypeVar("T")
 
@@ -49,19 +48,13 @@ def main(
         orders = [Order.parse(text, SINKS) for text in position or []]
     except ValueError as wrong:
         raise typer.BadParameter(str(wrong), param_hint="--position") from wrong
-    try:
+    with in_words():
         positions = _positions(settings)
         if orders and not check:
             for line in positions.set(orders):
                 typer.echo(f"set       {line}")
             return
         missing = run(steps(settings, positions, accept_partitions), check)
-    except (Problem, FlowStopped) as problem:
-        typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from problem
-    except KafkaException as failure:
-        typer.echo(f"Kafka refuses: {failure.args[0].str()}", err=True)
-        raise typer.Exit(1) from failure
     if missing:
         typer.echo(f"Missing: {', '.join(missing)}. Make them with: python -m operations.provision", err=True)
         raise typer.Exit(1)

@@ -4,7 +4,8 @@ import psycopg
 import stamina
 from psycopg import sql
 
-from operations.steps import Problem, Step, waiting
+from operations.steps import Step
+from operations.terminal import Problem, waiting
 
 TABLE = "engagement_events"
 

@@ -6,10 +6,6 @@ from dataclasses import dataclass
 import typer
 
 
-class Problem(Exception):
-    """Something that this command cannot cure; the text says what to do."""
-
-
 @dataclass(frozen=True)
 class Step:
     """One thing that must be there.
@@ -39,8 +35,3 @@ def run(steps: Iterable[Step], check: bool) -> list[str]:
             step.make()
             typer.echo(f"created   {step.name}")
     return missing
-
-
-def waiting(what: str) -> None:
-    """Says what is waited for."""
-    typer.echo(f"waiting   to {what}: it does not answer yet", err=True)

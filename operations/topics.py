@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from operations.steps import Problem, Step, waiting
+from operations.steps import Step
+from operations.terminal import Problem, waiting
 from sources.kafka_topics import ANSWER_SECONDS, ask, describe
 from sources.provisioned import warn_of_create_time
 

@@ -236,7 +236,7 @@ def test_a_database_without_tables_is_named(place) -> None:
 def test_a_topic_stamped_by_producers_is_warned_about(place) -> None:
     place.kafka.topic(partitions=2, name=place.topic, message_timestamp_type="CreateTime")
 
-    assert "LogAppendTime" in place.made().provision().stdout
+    assert "LogAppendTime" in place.made().provision().stderr
 
 
 def test_a_service_that_is_away_is_waited_for_and_said_to_be(place) -> None:
