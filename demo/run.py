@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+import stamina
 from rich.console import Console
 from rich.live import Live
 
@@ -155,7 +156,10 @@ class Demo:
         """Topics, publication, first positions; for BigQuery its tables."""
         command = [sys.executable, "-m", "operations.provision"]
         env = {**self.env, "SINKS": ",".join(sinks)}
-        children.run("operations.provision", command, log=self.logs / "provision.log", env=env, cwd=self.folder)
+        # Idempotent, so worth a second try: a broker that has just made a topic may refuse it for a moment.
+        for attempt in stamina.retry_context(on=children.ServiceFailed, attempts=3, wait_initial=0.5, wait_max=1.0):
+            with attempt:
+                children.run("operations.provision", command, log=self.logs / "provision.log", env=env, cwd=self.folder)
         self._say(f"provisioned for {', '.join(sinks)}")
 
     def _flow(self, sink: str) -> Job:
@@ -240,7 +244,7 @@ class Demo:
         return time.monotonic() - self._moving_since > self.options.seconds
 
     def _paint(self, live: Live | None) -> None:
-        failed = {name: each.reason for name, each in self._supervisor.jobs.items() if each.reason}
+        failed = self._failed()
         if live:
             footer = f"Ctrl-C ends it · {self._url()} · logs: {self.logs}"
             footer += f" · {self._activity}" if self._activity else ""
@@ -271,6 +275,10 @@ class Demo:
         self.console.print(table(checks))
         return 0 if not behind and all(check.agrees for check in checks) else 1
 
+    def _failed(self) -> dict[str, str]:
+        """Processes that are not running at the moment, with the reason."""
+        return {name: each.reason for name, each in self._supervisor.jobs.items() if each.reason}
+
     def _missing_flows(self) -> bool:
         return not set(self.options.sinks) <= set(self._supervisor.jobs)
 
@@ -283,6 +291,7 @@ class Demo:
             behind = []
             if (captured(self.settings.postgres, self.settings.cdc_slot) or 0) < target:
                 behind.append("capture")
+            behind += [f"{name} {reason}" for name, reason in self._failed().items()]
             behind += [f"{sink} by {count:,}" for sink, count in self._positions.waiting().items() if count]
             if not behind or time.monotonic() > deadline:
                 return ", ".join(behind)
