@@ -5,15 +5,21 @@ No recovery directory: the position lies in Kafka, written with the rows. A seco
 Debezium may do this job instead: parse takes its envelopes from the same topic.
 """
 
+from functools import partial
+
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 import metrics
 from dataflows import lifecycle
+from dataflows.topic_watch import watch_topic
 from settings import Settings
 from sinks.capture_topic import ANEW, CaptureTopic
 from sources.change_stream import CapturedTable, Changes
+from sources.kafka_topics import say
+from sources.position_records import read_last
 from sources.postgres_changes import PostgresChanges
+from sources.provisioned import check_provisioned
 
 ENGAGEMENT_EVENTS = CapturedTable(("public", "engagement_events"), key="content_id", order_by="id")
 
@@ -36,8 +42,10 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
         settings.kafka,
         f"{settings.kafka_consumer_group}.capture.{target}.{slot}",
         topic=target,
+        topic_id=partial(_topic_id, settings),
         positions_topic=settings.topic_positions,
         position_key=f"capture/{slot}",
+        read_positions=partial(read_last, settings.kafka, settings.topic_positions, _waiting),
         stopping=lifecycle.stopping,
         abandon=lifecycle.abandon,
         ending=lifecycle.ending,
@@ -57,3 +65,24 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
         snapshot_after=snapshot_after,
     )
     return build(changes, topic)
+
+
+def _topic_id(settings: Settings) -> str:
+    """The id of the topic that rows go to, which is watched from now on. Raises FlowStopped where one is missing."""
+    topic = check_provisioned(
+        settings.kafka,
+        settings.kafka_topic_engagement_events,
+        settings.topic_positions,
+        settings.kafka_consumer_group,
+        sinks=(),
+        waiting=_waiting,
+    )
+    watch_topic(settings.kafka, topic)
+    return topic.topic_id
+
+
+def _waiting(what: str) -> None:
+    """Kafka is away: say so, or end where a stop was asked for."""
+    say(what)
+    if lifecycle.stopping():
+        lifecycle.abandon()

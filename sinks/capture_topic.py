@@ -8,16 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
-import stamina
-import structlog
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from sinks.transactions import PROVISION, TRY_SECONDS, WAIT_SECONDS_MAX, Record, Transactions
+from sinks.transactions import Record, Transactions
 from sources.positions import FlowStopped
-
-log = structlog.get_logger()
 
 ANEW = 'python -m bytewax.run "dataflows.cdc_capture:flow(snapshot_after=0)"'
 
@@ -55,8 +49,10 @@ class CaptureTopic(DynamicSink[G], Generic[G]):
         transactional_id: str,
         *,
         topic: str,
+        topic_id: Callable[[], str],
         positions_topic: str,
         position_key: str,
+        read_positions: Callable[[], Mapping[str, bytes]],
         stopping: Callable[[], bool],
         abandon: Callable[[], object],
         ending: Callable[[str], Any],
@@ -64,15 +60,15 @@ class CaptureTopic(DynamicSink[G], Generic[G]):
         written: Callable[[int], object] = lambda records: None,
     ) -> None:
         """kafka    librdkafka properties; written: told the number of records after each transaction
-        positions_topic, position_key  where the position record lies: partition 0, compacted
+        topic_id, read_positions  ask Kafka for the id of the topic, and for the last committed record of each key of
+                 `positions_topic` (compacted, one partition), where the position is kept under `position_key`; both
+                 wait while Kafka is away
         forget  a stored position does not count: the source begins anew"""
         self.acknowledged: bytes | None = None
         self.ending = ending
-        self._kafka: dict[str, str | int | float | bool] = dict(kafka)
-        self._topic, self._topic_id = topic, ""
-        self._positions_topic, self._position_key = positions_topic, position_key
+        self._topic, self._topic_id, self._ask_topic_id = topic, "", topic_id
+        self._positions_topic, self._position_key, self._read_positions = positions_topic, position_key, read_positions
         self._transactions = Transactions(kafka, transactional_id, stopping=stopping, abandon=abandon)
-        self._stopping, self._abandon = stopping, abandon
         self._forget, self._written = forget, written
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "CaptureTopicPartition[G]":
@@ -83,13 +79,14 @@ class CaptureTopic(DynamicSink[G], Generic[G]):
         """Fence the predecessor, then read the position it left; None where there is none.
 
         Blocks, and says so, while Kafka is away. Raises FlowStopped where a topic is missing or was recreated."""
-        self._topic_id = self._waiting(self._described)
+        self._topic_id = self._ask_topic_id()
         self._transactions.open()  # before the position is read: nobody older can move it any more
         if self._forget:
             return None
-        stored = self._waiting(self._last_position)
-        if stored is None:
+        record = self._read_positions().get(self._position_key)
+        if record is None:
             return None
+        stored = msgspec.json.decode(record, type=StoredPosition)
         if (stored.topic, stored.topic_id) != (self._topic, self._topic_id):
             raise FlowStopped(
                 f"The capture's position belongs to topic {stored.topic} ({stored.topic_id}), but rows would now go to "
@@ -111,90 +108,6 @@ class CaptureTopic(DynamicSink[G], Generic[G]):
         )
         self.acknowledged = position
         self._written(len(records))
-
-    def _described(self) -> str:
-        """The topic's id. Raises FlowStopped where one of the two topics is missing."""
-        admin = AdminClient(self._kafka)
-        described = admin.describe_topics(
-            TopicCollection([self._topic, self._positions_topic]), request_timeout=TRY_SECONDS
-        )
-        topic_id = ""
-        for topic, future in described.items():
-            try:
-                found = future.result(TRY_SECONDS)
-            except KafkaException as failure:
-                if failure.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise
-                raise FlowStopped(f"Topic {topic} does not exist: {PROVISION}.") from None
-            if topic == self._topic:
-                topic_id = str(found.topic_id)
-        return topic_id
-
-    def _last_position(self) -> StoredPosition | None:
-        """The newest committed record under our key.
-
-        Read up to the end that uncommitted records count for: another capture's open transaction hides what lies
-        behind it, ours included, and an older position would repeat rows."""
-        where = TopicPartition(self._positions_topic, 0, 0)
-        admin = AdminClient(self._kafka)  # kept until its answer is there: without it no answer comes
-        latest = admin.list_offsets(
-            {where: OffsetSpec.latest()},  # type: ignore[no-untyped-call]
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=TRY_SECONDS,
-        )
-        end = next(iter(latest.values())).result(TRY_SECONDS).offset
-        consumer = Consumer(
-            {
-                **self._kafka,
-                "group.id": "unused",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 20,
-            }
-        )
-        try:
-            consumer.assign([where])
-            return self._read(consumer, end)
-        finally:
-            consumer.close()
-
-    def _read(self, consumer: Consumer, end: int) -> StoredPosition | None:
-        last: bytes | None = None
-        reached = 0
-        while reached < end:
-            if self._stopping():
-                self._abandon()
-            message = consumer.poll(0.2)
-            if message is None:
-                continue
-            error = message.error()
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                raise KafkaException(error)
-            if error is not None:
-                if (message.offset() or 0) < end and reached == 0:
-                    log.warning("waiting_for_open_transaction", topic=self._positions_topic, of="another capture")
-                reached = message.offset() or 0
-            elif message.key() == self._position_key.encode():
-                last = message.value()
-        return msgspec.json.decode(last, type=StoredPosition) if last is not None else None
-
-    def _waiting(self, call: Callable[[], Any]) -> Any:
-        """Call until Kafka answers; each failure is said."""
-
-        def away(failure: Exception) -> bool:
-            if not isinstance(failure, KafkaException | TimeoutError):
-                return False
-            log.warning("waiting_for_kafka", to="start the capture", error=str(failure) or "no answer in time")
-            if self._stopping():
-                self._abandon()
-            return True
-
-        for attempt in stamina.retry_context(on=away, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
-            with attempt:
-                return call()
-        raise AssertionError("unreachable")
 
 
 class CaptureTopicPartition(StatelessSinkPartition[G], Generic[G]):

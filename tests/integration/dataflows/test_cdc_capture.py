@@ -131,10 +131,11 @@ def test_a_missing_topic_names_provision(captured: Captured) -> None:
 def test_a_recreated_topic_stops_the_flow(captured: Captured, kafka: Any, wait_for: Callable[..., Any]) -> None:
     capture = captured.capture().start()
     wait_for(lambda: capture.logged("streaming"), timeout=30)
-    assert capture.stop() == 0
     kafka.admin.delete_topics([captured.topic])[captured.topic].result(10)
     wait_for(lambda: captured.topic not in kafka.admin.list_topics(timeout=5).topics)
     kafka.topic(name=captured.topic)
+    assert capture.ended() == 1  # the running one notices
+    assert "topic id" in capture.logged("flow_stopped")[0]["why"]
     again = captured.capture().start()
     assert again.ended() == 1
     assert "recreated" in again.logged("flow_stopped")[0]["why"]
