@@ -12,7 +12,7 @@ import structlog
 from google.api_core import exceptions as failures
 from google.cloud import bigquery
 
-from sinks.bigquery_client import BigQueryTable
+from sinks.bigquery_client import CALL_SECONDS, BigQueryTable
 
 log = structlog.get_logger()
 
@@ -27,20 +27,20 @@ def ensure(client: Any, table: BigQueryTable, location: str | None = None) -> li
     """Make what is missing: idempotent. Answers (name, created) of each thing, views among them (always replaced).
 
     client  google.cloud.bigquery.Client; location: of a new dataset, None: BigQuery's default (US)
-    Raises google.api_core errors, which sinks.bigquery_client.translated puts into words."""
+    Tries once: raises google.api_core errors, which sinks.bigquery_client.translated puts into words."""
     done = [(f"dataset {table.project}.{table.dataset}", _ensure_dataset(client, table, location))]
     for folder in TABLES:
         name = _name(table, folder)
         existing = _table(client, name)
         if existing is None:
-            client.query_and_wait(_sql(folder, "schema.sql", table))
+            _run(client, _sql(folder, "schema.sql", table))
         else:
             _add_columns(client, existing, folder, table)
         done.append((f"table {name}", existing is None))
     for view in VIEWS:
         name = f"{table.project}.{table.dataset}.{view}"
         created = _table(client, name) is None
-        client.query_and_wait(_sql(view, "view.sql", table))
+        _run(client, _sql(view, "view.sql", table))
         done.append((f"view {name}", created))
     return done
 
@@ -48,7 +48,7 @@ def ensure(client: Any, table: BigQueryTable, location: str | None = None) -> li
 def check(client: Any, table: BigQueryTable) -> list[str]:
     """What is missing or differs, a sentence each; empty: all is there. Changes nothing."""
     try:
-        client.get_dataset(f"{table.project}.{table.dataset}")
+        client.get_dataset(f"{table.project}.{table.dataset}", retry=None, timeout=CALL_SECONDS)
     except failures.NotFound:
         return [f"BigQuery dataset {table.project}.{table.dataset} is missing"]
     problems: list[str] = []
@@ -94,25 +94,29 @@ def _add_columns(client: Any, found: Any, folder: str, table: BigQueryTable) -> 
             bigquery.SchemaField(name, kind, mode if mode == "REPEATED" else "NULLABLE") for name, kind, mode in missing
         ]
         found.schema = [*found.schema, *added]
-        client.update_table(found, ["schema"])
+        client.update_table(found, ["schema"], retry=None, timeout=CALL_SECONDS)
         log.info("bigquery_columns_added", table=_name(table, folder), columns=[name for name, _, _ in missing])
 
 
 def _ensure_dataset(client: Any, table: BigQueryTable, location: str | None) -> bool:
     dataset = bigquery.Dataset(f"{table.project}.{table.dataset}")
     try:
-        client.get_dataset(dataset.reference)
+        client.get_dataset(dataset.reference, retry=None, timeout=CALL_SECONDS)
         return False
     except failures.NotFound:
         if location is not None:
             dataset.location = location
-        client.create_dataset(dataset, exists_ok=True)
+        client.create_dataset(dataset, exists_ok=True, retry=None, timeout=CALL_SECONDS)
         return True
+
+
+def _run(client: Any, sql: str) -> None:
+    client.query_and_wait(sql, retry=None, job_retry=None, api_timeout=CALL_SECONDS)
 
 
 def _table(client: Any, name: str) -> Any:
     try:
-        return client.get_table(name)
+        return client.get_table(name, retry=None, timeout=CALL_SECONDS)
     except failures.NotFound:
         return None
 
