@@ -16,10 +16,11 @@ from dataflows.topic_watch import watch_topic
 from settings import Settings
 from sinks.capture_topic import ANEW, CaptureTopic
 from sources.change_stream import CapturedTable, Changes
-from sources.kafka_topics import say
+from sources.kafka_topics import admin_client, ask, describe, say
 from sources.position_records import read_last
+from sources.positions import FlowStopped
 from sources.postgres_changes import PostgresChanges
-from sources.provisioned import check_provisioned
+from sources.provisioned import PROVISION, warn_of_create_time
 
 ENGAGEMENT_EVENTS = CapturedTable(("public", "engagement_events"), key="content_id", order_by="id")
 
@@ -68,17 +69,19 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
 
 
 def _topic_id(settings: Settings) -> str:
-    """The id of the topic that rows go to, which is watched from now on. Raises FlowStopped where one is missing."""
-    topic = check_provisioned(
-        settings.kafka,
-        settings.kafka_topic_engagement_events,
-        settings.topic_positions,
-        settings.kafka_consumer_group,
-        sinks=(),
-        waiting=_waiting,
-    )
-    watch_topic(settings.kafka, topic)
-    return topic.topic_id
+    """The id of the topic that rows go to, which is watched from now on. Raises FlowStopped where one is missing.
+
+    No position is read here: an open transaction of the predecessor hides it until we have taken over."""
+    admin = admin_client(settings.kafka)
+    topics = []
+    for name in (settings.topic_positions, settings.kafka_topic_engagement_events):
+        found = ask(f"look up topic {name}", partial(describe, admin, name), _waiting)
+        if found is None:
+            raise FlowStopped(f"Kafka has no topic {name}: create it with: {PROVISION}")
+        topics.append(found)
+    warn_of_create_time(settings.kafka, topics[-1].name)
+    watch_topic(settings.kafka, topics[-1])
+    return topics[-1].topic_id
 
 
 def _waiting(what: str) -> None:

@@ -131,7 +131,11 @@ class Capture:
         self.running.wait(10)
 
     def ended(self, timeout: float = 30) -> int:
-        return self.running.wait(timeout)
+        """The exit code. Raises AssertionError with the log where it does not end."""
+        try:
+            return self.running.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s:\n{self.log[-4000:]}") from None
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -181,15 +185,15 @@ class Captured:
         self.reader.look(0.3)
         assert self.reader.ids() == ids()
 
-    def position(self) -> dict[str, Any] | None:
-        """The stored position."""
+    def positions(self) -> list[dict[str, Any]]:
+        """All positions that were stored and not compacted away, the newest last."""
         reader = TopicReader(self.properties, f"{self.topic}.positions", partitions=1)
         try:
             reader.look(1.0)
             found = [value for _, key, value in reader.records if key == f"capture/{self.slot}".encode()]
         finally:
             reader.close()
-        return json.loads(found[-1])["position"] if found else None
+        return [json.loads(value)["position"] for value in found]
 
     def slot_row(self) -> dict[str, Any] | None:
         with psycopg.connect(self.dsn, row_factory=psycopg.rows.dict_row) as connection:
