@@ -239,6 +239,25 @@ def test_a_topic_stamped_by_producers_is_warned_about(place) -> None:
     assert "LogAppendTime" in place.made().provision().stderr
 
 
+def test_the_tables_in_bigquery_are_made_where_sinks_name_it(place, bigquery_emulator) -> None:
+    environment = {
+        "SINKS": "bigquery",
+        "BIGQUERY_PROJECT_ID": bigquery_emulator.project,
+        "BIGQUERY_DATASET_ID": place.group,
+        "BIGQUERY_EMULATOR_HOST": bigquery_emulator.rest,
+        "BIGQUERY_EMULATOR_GRPC_HOST": bigquery_emulator.grpc,
+    }
+
+    looked = place.provision("--check", **environment)
+    made = place.provision(**environment)
+    again = place.provision("--check", **environment)
+
+    assert f"BigQuery dataset {bigquery_emulator.project}.{place.group} is missing" in looked.stdout
+    assert made.returncode == 0, made.stderr
+    assert f"{place.group}.enriched_events" in made.stdout
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
 def test_a_service_that_is_away_is_waited_for_and_said_to_be(place) -> None:
     environment = {
         "PATH": os.environ["PATH"],
