@@ -1,5 +1,8 @@
 """python -m api: serve the API on API_PORT."""
 
+import signal
+import sys
+
 import uvicorn
 
 from api.app import create_app
@@ -23,6 +26,9 @@ def main() -> None:
         TotalsReader(client, layout, lateness_seconds=settings.allowed_lateness_seconds),
         StatusBoard(client, settings.kafka_consumer_group),
     )
+    # uvicorn ends its work at a signal, then raises the signal again: this is what it meets.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: sys.exit(0))
     uvicorn.run(
         app,
         host="0.0.0.0",

@@ -10,25 +10,33 @@ from api.queries import PartitionPosition
 
 
 def as_json(positions: Iterable[PartitionPosition], status: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """positions: of the totals; status: name of a process -> what it says of itself, each value as JSON."""
+    """positions: of the totals; status: name of a process -> what it says of itself, each value as JSON.
+
+    processing_latency_seconds  from a batch's newest Kafka timestamp to its acknowledgement: the mean since the
+                                processes began, of the slowest sink; null before the first batch
+    """
     positions = list(positions)
     processes = {name: {key: json.loads(value) for key, value in said.items()} for name, said in status.items()}
     errors: dict[str, int] = {}
-    latency: dict[str, float] = {}
+    latency: dict[str, tuple[float, int]] = {}
     lag = 0.0
     for said in processes.values():
         for sink, state in said.get("sinks", {}).items():
             errors[sink] = errors.get(sink, 0) + int(state.get("errors", 0))
-            if state.get("latency_seconds") is not None:
-                latency[sink] = max(latency.get(sink, 0.0), float(state["latency_seconds"]))
+            seconds, batches = latency.get(sink, (0.0, 0))
+            latency[sink] = (
+                seconds + float(state.get("latency_seconds_sum", 0)),
+                batches + int(state.get("latency_count", 0)),
+            )
         lag = max([lag, *(float(partition.get("lag_seconds", 0)) for partition in said.get("partitions", []))])
+    means = {sink: round(seconds / batches, 6) if batches else None for sink, (seconds, batches) in latency.items()}
     return {
         "processed_events_total": _total(positions, "events"),
         "late_events_total": _total(positions, "late"),
         "rejected_events_total": _total(positions, "rejected"),
         "skipped_events_total": _total(positions, "skipped"),
-        "processing_latency_seconds": max(latency.values(), default=None),
-        "processing_latency_seconds_by_sink": latency,
+        "processing_latency_seconds": max((mean for mean in means.values() if mean is not None), default=None),
+        "processing_latency_seconds_by_sink": means,
         "sink_errors_total": errors,
         "kafka_lag_seconds": lag,
         "events_per_second": round(sum(said.get("events", {}).get("per_second", 0) for said in processes.values()), 1),

@@ -1,4 +1,4 @@
-"""What this process has done so far, and the thread that tells Redis every second: best effort, never in the way."""
+"""What this process has done so far: told to Redis every second, and asked for on HEALTH_PORT. Never in the way."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ RATE_OVER_S = 10
 
 @dataclass
 class Progress:
-    """Counted by the worker, read by the status thread; a torn read is off by one batch, and only on a display.
+    """Counted by the worker, read by other threads; a torn read is off by one batch, and only on a display.
 
     settled  (sink, Kafka partition) -> offset_next that the sink has acknowledged
     """
@@ -34,69 +34,92 @@ class Progress:
     settled: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
-def report(
-    board: Callable[[], StatusBoard],
-    name: str,
-    progress: Progress,
-    partitions: Callable[[], list[PartitionStatus]],
-    sinks: dict[str, Any],
-) -> None:
-    """Start the thread.
+class ProcessStatus:
+    """Positions, rates, breakers and last errors of this process.
 
-    board  connects; may raise redis.RedisError
-    sinks  name -> the sink, whose `last_error` and `breaker_open` (if it has them) are told"""
-    threading.Thread(target=_run, args=(board, name, progress, partitions, sinks), name="status", daemon=True).start()
+    partitions  as the consumers see them
+    sinks       name -> the sink, whose `last_error` and `breaker_open` (if it has them) are told
+    waiting     what else is waited for, in words; "" for nothing
+    """
 
+    def __init__(
+        self,
+        name: str,
+        progress: Progress,
+        partitions: Callable[[], list[PartitionStatus]],
+        sinks: Mapping[str, Any],
+        waiting: Callable[[], str],
+    ) -> None:
+        self.name = name
+        self._progress = progress
+        self._partitions = partitions
+        self._sinks = dict(sinks)
+        self._waiting = waiting
+        self._started = time.time()
+        self._counts: deque[tuple[float, int]] = deque(maxlen=RATE_OVER_S + 1)
 
-def _run(
-    board: Callable[[], StatusBoard],
-    name: str,
-    progress: Progress,
-    partitions: Callable[[], list[PartitionStatus]],
-    sinks: dict[str, Any],
-) -> None:
-    started = time.time()
-    seen: deque[tuple[float, int]] = deque(maxlen=RATE_OVER_S + 1)
-    connected: StatusBoard | None = None
-    while True:
+    def tell(self, board: Callable[[], StatusBoard]) -> None:
+        """Write to the board every second from a thread, best effort. board: connects, may raise redis.RedisError."""
+        threading.Thread(target=self._tell, args=(board,), name="status", daemon=True).start()
+
+    def values(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
         now = time.time()
-        seen.append((now, progress.processed))
-        (then, before), (latest, count) = seen[0], seen[-1]
-        values = {
-            "process": {"name": name, "pid": os.getpid(), "host": socket.gethostname(), "started": started, "now": now},
-            "events": {
-                "processed": count,
-                "rejected": progress.rejected,
-                "skipped": progress.skipped,
-                "late": progress.late,
-                "per_second": round((count - before) / (latest - then), 1) if latest > then else 0.0,
+        partitions = self._partitions()
+        return {
+            "process": {
+                "name": self.name,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "started": self._started,
+                "now": now,
+                "claimed": len(partitions),
+                "waiting": self._waiting(),
             },
-            "partitions": [_partition(each, now) for each in partitions()],
-            "sinks": {sink: _sink(sink, part, progress) for sink, part in sinks.items()},
+            "events": {
+                "processed": self._progress.processed,
+                "rejected": self._progress.rejected,
+                "skipped": self._progress.skipped,
+                "late": self._progress.late,
+                "per_second": self._per_second(),
+            },
+            "partitions": [_partition(each, now) for each in partitions],
+            "sinks": {name: self._sink(name, sink) for name, sink in self._sinks.items()},
         }
-        with suppress(redis.RedisError, OSError):  # best effort: who reads sees the process fall silent
-            connected = connected or board()
-            connected.write(name, {key: json.dumps(value) for key, value in values.items()})
-        time.sleep(EVERY_S)
+
+    def _tell(self, board: Callable[[], StatusBoard]) -> None:
+        connected: StatusBoard | None = None
+        while True:
+            self._counts.append((time.time(), self._progress.processed))
+            with suppress(redis.RedisError, OSError):  # who reads sees the process fall silent
+                connected = connected or board()
+                connected.write(self.name, {key: json.dumps(value) for key, value in self.values().items()})
+            time.sleep(EVERY_S)
+
+    def _per_second(self) -> float:
+        if len(self._counts) < 2:
+            return 0.0
+        (then, before), (latest, count) = self._counts[0], self._counts[-1]
+        return round((count - before) / (latest - then), 1) if latest > then else 0.0
+
+    def _sink(self, name: str, sink: Any) -> dict[str, Any]:
+        settled = dict(self._progress.settled)  # the worker goes on adding
+        return {
+            "offset_next": {str(partition): offset for (of, partition), offset in settled.items() if of == name},
+            "breaker": "open" if getattr(sink, "breaker_open", False) else "closed",
+            "error": getattr(sink, "last_error", None) or "",
+        }
 
 
 def _partition(status: PartitionStatus, now: float) -> dict[str, Any]:
     waits = max(0, status.end - status.offset_next)
     lag_s = max(0.0, now - status.newest_ms / 1000) if waits and status.newest_ms else 0.0
     return {
+        "topic": status.topic,
         "partition": status.partition,
         "offset_next": status.offset_next,
         "end": status.end,
         "lag_events": waits,
         "lag_seconds": round(lag_s, 3),
         "newest_ms": status.newest_ms,
-    }
-
-
-def _sink(name: str, sink: Any, progress: Progress) -> dict[str, Any]:
-    settled = dict(progress.settled)  # the worker goes on adding
-    return {
-        "offset_next": {str(partition): offset for (of, partition), offset in settled.items() if of == name},
-        "breaker": "open" if getattr(sink, "breaker_open", False) else "closed",
-        "error": getattr(sink, "last_error", None) or "",
     }

@@ -1,6 +1,7 @@
 """Boards and contents as the API answers them equal those counted event by event."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ class Service:
         client = connect(url)
         self.reader = TotalsReader(client, keys_of(group), lateness_seconds=600)
         self.now_us = NOW_MS * 1000
-        self.app = create_app(self.reader, StatusBoard(client, group), now_us=lambda: self.now_us)
+        self.status = StatusBoard(client, group)
+        self.app = create_app(self.reader, self.status, now_us=lambda: self.now_us)
 
     def write(self, partition: int, records: Sequence[Record], known: Sequence[str]) -> None:
         """All of a partition's events, and the contents known by then."""
@@ -321,7 +323,20 @@ def test_metrics_are_counted_by_the_totals(service: Service) -> None:
         "skipped_events_total": 0,
         "sink_errors_total": {},
     }
+    assert metrics["processing_latency_seconds"] is None
+    said = {"errors": 2, "latency_seconds_sum": 3.0, "latency_count": 4, "breaker": "closed", "error": ""}
+    for name in ("one", "two"):
+        service.status.write(
+            name,
+            {"sinks": json.dumps({"partner": said}), "partitions": json.dumps([{"partition": 0, "lag_seconds": 1.5}])},
+        )
+    metrics = service.get("/metrics")
+    assert metrics["sink_errors_total"] == {"partner": 4}
+    assert metrics["processing_latency_seconds"] == 0.75
+    assert metrics["kafka_lag_seconds"] == 1.5
+    assert sorted(service.get("/health")["processes"]) == ["one", "two"]
     text = service.ask("/metrics/prometheus").text
+    assert '\nsink_errors_total{sink="partner"} 4.0\n' in text
     assert "\nprocessed_events_total 3.0\n" in text
     assert "\nlate_events_total 1.0\n" in text
 

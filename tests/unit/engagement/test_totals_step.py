@@ -51,6 +51,13 @@ def test_a_snapshot_ahead_of_redis_is_replaced_by_what_redis_holds() -> None:
     assert counted(step(snapshot, behind), partial(5)) == (5, 6, 6)
 
 
+def test_a_start_beyond_what_redis_holds_is_a_gap_even_where_the_snapshot_fits() -> None:
+    snapshot, _ = after(8)
+    _, behind = after(5)
+    with pytest.raises(PositionGap, match="need offset 5 next"):
+        step(snapshot, behind).on_batch([partial(8)])
+
+
 def test_a_snapshot_that_the_start_has_passed_is_replaced() -> None:
     snapshot, _ = after(3)
     _, stored = after(5)
