@@ -228,6 +228,7 @@ class Demo:
         shown = Live(console=self.console, auto_refresh=False) if terminal else nullcontext()
         with shown as live:
             while not self._over():
+                self._systems.check()
                 self._supervisor.tick()
                 if ready is not None and ready():
                     ready = next(others, None)

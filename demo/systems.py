@@ -83,6 +83,12 @@ class Systems:
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C must not wait for a download
         self.publish()
 
+    def check(self) -> None:
+        """Raises children.ServiceFailed if a server of ours has ended by itself."""
+        for server in self.servers.values():
+            if server.child is not None and not server.child.alive:
+                raise server.child.failure(f"ended with exit status {server.child.process.returncode}")
+
     def publish(self) -> None:
         """Put the addresses of our own servers into the environment."""
         addresses = {system: server.address for system, server in self.servers.items() if server.child}

@@ -10,13 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from demo.services.children import ServiceFailed
 from demo.services.places import cache_dir
 
 LOCK = Path(__file__).parent.parent / "kafka_jars.lock"
-
-
-class WrongJar(Exception):
-    """A downloaded jar is not the one in the lock file."""
 
 
 def lock_hash() -> str:
@@ -32,7 +29,15 @@ def kafka_jars(say: Callable[[str], None]) -> list[Path]:
         say(f"Kafka: downloading {len(_locked())} jars from Maven Central (43 MB, once) into {folder}")
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda jar: _fetch(jar[0], jar[1], folder), _locked()))
+            try:
+                list(pool.map(lambda jar: _fetch(jar[0], jar[1], folder), _locked()))
+            except ServiceFailed:
+                raise
+            except Exception as error:  # jgo raises what requests, urllib and itself come up with
+                raise ServiceFailed(
+                    f"Kafka's jars could not be downloaded: {error}. Maven Central must be reachable once; or name a "
+                    "Kafka that runs already in KAFKA_BOOTSTRAP_SERVERS."
+                ) from error
         marker.touch()
     return sorted(folder.glob("*.jar"))
 
@@ -51,7 +56,7 @@ def _fetch(coordinate: str, digest: str, folder: Path) -> None:
         return
     found = MavenContext(timeout=60).project(group, artifact).at_version(version).artifact().resolve()
     if _sha256(found) != digest:
-        raise WrongJar(f"{found} is not the jar of {LOCK.name}: delete it and start again; expected sha256 {digest}")
+        raise ServiceFailed(f"{found} is not the jar of {LOCK.name} (sha256 {digest}): delete it and start again.")
     part = target.with_suffix(f".{os.getpid()}.part")  # two processes may download at once
     shutil.copyfile(found, part)
     part.rename(target)

@@ -14,7 +14,7 @@ import pytest
 import redis
 from confluent_kafka import Producer
 
-from demo.services import KINDS, children
+from demo.services import KINDS, children, jars
 
 ROOT = Path(__file__).parents[3]
 
@@ -121,6 +121,16 @@ def test_a_service_that_cannot_start_says_why(tmp_path):
         server.running().process.wait(10)
         with pytest.raises(children.ServiceFailed, match=r"Valkey ended with exit status 1 (.|\n)*in use"):
             children.wait_until(lambda: False, server.running())
+
+
+def test_a_jar_that_is_not_the_locked_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jars, "_locked", lambda: [("org.slf4j:slf4j-api:1.7.36", "0" * 64)])
+    said = []
+    with pytest.raises(children.ServiceFailed, match=r"slf4j-api-1\.7\.36\.jar is not the jar"):
+        jars.kafka_jars(said.append)
+    assert "43 MB" in said[0]
+    assert not list(tmp_path.rglob("*.jar"))
 
 
 def test_a_child_that_ignores_its_stop_signal_is_killed(tmp_path):
