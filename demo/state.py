@@ -34,7 +34,7 @@ def state_of(facts: Facts, failed: Mapping[str, str]) -> State:
             waiting = f"{seen.waiting:,} events wait" if seen.waiting else "Events wait"
             return State(f"{WORDS[sink]} is down", f"{waiting} for it in Kafka; nothing is lost. {seen.error}", "bad")
     for sink, seen in facts.sinks.items():
-        if (seen.waiting or 0) > BEHIND_MIN:
+        if (seen.waiting or 0) > BEHIND_MIN and not seen.silent:  # silent: its process is still to come
             doing = "and not getting closer" if seen.growing else "and catching up"
             word = "Falling behind" if seen.growing else "Catching up"
             return State(word, f"{WORDS[sink]} is {seen.waiting:,} events behind {doing}.", "warn")

@@ -37,6 +37,7 @@ def but(**changes):
         (but(sinks={"partner": SinkFacts(waiting=5000, open=True, error="503")}), {}, "Partner is down"),
         (but(sinks={"bigquery": SinkFacts(waiting=5000, silent=False)}), {}, "Catching up"),
         (but(sinks={"bigquery": SinkFacts(waiting=5000, growing=True, silent=False)}), {}, "Falling behind"),
+        (but(sinks={"redis": ON_TIME, "bigquery": SinkFacts(waiting=5000)}), {}, "Live"),
         (but(moving=False), {}, "Starting"),
         (but(age_s=31.0), {}, "Quiet"),
     ],
