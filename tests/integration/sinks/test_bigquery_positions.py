@@ -79,7 +79,7 @@ def place(kafka: Any, unique: str) -> Place:
     partition = PartitionId(topic, kafka.topic_id(topic), 0)
     made = Place(kafka, unique, partition, kafka.topic(partitions=1))
     consumer = Consumer({**kafka.properties, "group.id": f"{unique}.bigquery", "enable.auto.commit": False})
-    metadata = f'{{"topic_id":"{partition.topic_id}","at":1000}}'
+    metadata = f'{{"topic_id":"{partition.topic_id}","at":{NOW * 1000}}}'
     consumer.commit(offsets=[TopicPartition(topic, 0, 0, metadata)], asynchronous=False)
     consumer.close()
     return made
