@@ -73,7 +73,7 @@ class BigQuerySink(DynamicSink[Any]):
         self._clock = clock
         self._patience = BigQueryPatience(stopping, abandon, self._while_waiting, wait_seconds_max)
         self._client = writer if writer is not None else table.write_client()
-        known = ledger if ledger is not None else BigQueryLedger(table.query_client(), table)
+        known = ledger if ledger is not None else BigQueryLedger(table.query_client(), table, stopping=stopping)
         self._registry = StreamRegistry(self._client, known, table, self._patience)
         self._around = Surroundings(
             transport=self._client.transport,

@@ -1,6 +1,6 @@
 """What BigQuery's own tables say: which write streams were registered, and how far a Kafka partition has landed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from sources.positions import PartitionId
 log = structlog.get_logger()
 
 QUERY_SECONDS = 120.0
+STEP_SECONDS = 5.0
 DAY_RANGES_MAX = 100  # more are joined: a wider question has the same answer, it only reads more
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -74,8 +75,14 @@ class BigQueryLedger:
     bytes_billed_max a question about landed rows that would read more fails instead: 2-3 columns of a few days
     """
 
-    def __init__(self, client: Any, table: BigQueryTable, bytes_billed_max: int | None = None) -> None:
-        self._client, self._table = client, table
+    def __init__(
+        self,
+        client: Any,
+        table: BigQueryTable,
+        bytes_billed_max: int | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._client, self._table, self._stopping = client, table, stopping
         self._bytes_max = bytes_billed_max
         self._registry = f"{table.project}.{table.dataset}._sink_streams"
 
@@ -133,14 +140,22 @@ class BigQueryLedger:
         if bytes_max is not None:
             options.maximum_bytes_billed = bytes_max
         job = self._client.query(sql, job_config=options, retry=None, timeout=CALL_SECONDS, job_retry=None)
-        try:
-            rows = list(job.result(timeout=QUERY_SECONDS, retry=None, job_retry=None))
-        except TimeoutError as failure:
-            raise Away(f"no answer to query {job.job_id} in {QUERY_SECONDS:g} s") from failure
+        rows = self._answer(job)
         if job.errors:
             raise Away(f"query {job.job_id} ended with {job.errors}: its answer is not trusted")
         log.info("bigquery_queried", statement=sql.split()[0], bytes=job.total_bytes_processed, rows=len(rows))
         return rows
+
+    def _answer(self, job: Any) -> list[Any]:
+        """The rows of a running query, waited for in short steps: a stop request must not wait for a busy project."""
+        waited = 0.0
+        while True:
+            try:
+                return list(job.result(timeout=STEP_SECONDS, retry=None, job_retry=None))
+            except TimeoutError as failure:
+                waited += STEP_SECONDS
+                if waited >= QUERY_SECONDS or self._stopping():
+                    raise Away(f"no answer to query {job.job_id} in {waited:g} s") from failure
 
 
 def day_ranges(days: Iterable[int], ranges_max: int = DAY_RANGES_MAX) -> list[tuple[int, int]]:
