@@ -21,8 +21,8 @@ import metrics
 from dataflows.content_lookup import ContentLookup
 from dataflows.destinations import connect
 from dataflows.guarded import GuardedSink
-from dataflows.lifecycle import configure_logging, end, ending, own_recovery, stopping
-from dataflows.status import Progress, report
+from dataflows.lifecycle import configure_logging, end, ending, own_recovery, stopping, waiting_for_kafka
+from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from dataflows.totals import RedisTotals, ten_minute_totals
 from engagement.enrich import EnrichedEvents
@@ -73,6 +73,7 @@ def _connected(settings: Settings) -> Dataflow:
         settings.kafka_consumer_group,
         settings.sinks,
         other_topics=[settings.kafka_topic_dead_letters],
+        waiting=waiting_for_kafka,
     )
     partitions = _partitions(settings, topic)
     own_recovery({"topic": topic.name, "partitions": list(partitions), "sinks": sorted(settings.sinks)})
@@ -97,10 +98,15 @@ def _connected(settings: Settings) -> Dataflow:
     )
     table.start()
     watch_topic(settings.kafka, topic)
+    status = ProcessStatus(
+        _name(settings, partitions), progress, source.status, destinations.sinks, partial(_waiting, table)
+    )
     if settings.redis:
-        report(
-            partial(_status_board, settings), _name(settings, partitions), progress, source.status, destinations.sinks
-        )
+        status.tell(partial(_status_board, settings))
+    if settings.health_port:
+        from dataflows.health import serve  # a third of a second that most processes need not spend
+
+        serve(status, settings.health_port)
     return build(source, lookup.enrich, destinations.totals, sinks)
 
 
@@ -133,6 +139,10 @@ def _partitions(settings: Settings, topic: Topic) -> tuple[int, ...]:
 def _name(settings: Settings, partitions: tuple[int, ...]) -> str:
     """This process among those of its group: `<sinks>.<partitions>`, as its recovery directory is called."""
     return f"{'+'.join(settings.sinks)}.{partitions[0]}-{partitions[-1]}"
+
+
+def _waiting(table: PostgresLookup) -> str:
+    return f"PostgreSQL: {table.error}" if table.error else ""
 
 
 def _status_board(settings: Settings) -> StatusBoard:

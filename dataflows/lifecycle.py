@@ -96,6 +96,13 @@ def abandon() -> NoReturn:
     leave(0)
 
 
+def waiting_for_kafka(what: str) -> None:
+    """Said before each repetition at a start; a request to stop ends the waiting."""
+    log.warning("waiting_for_kafka", to=what)
+    if stopping():
+        abandon()
+
+
 def end(why: FlowStopped) -> NoReturn:
     """End with one sentence. Lost writes start this process again at once, a fenced one backs off a minute."""
     log.error("flow_stopped", why=str(why), kind=type(why).__name__)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
+from prometheus_client import REGISTRY
 
 from sinks.redis_status import StatusBoard
 from sources.kafka import PartitionStatus
@@ -30,7 +31,6 @@ class Progress:
     processed: int = 0
     rejected: int = 0
     skipped: int = 0
-    late: int = 0
     settled: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -80,7 +80,6 @@ class ProcessStatus:
                 "processed": self._progress.processed,
                 "rejected": self._progress.rejected,
                 "skipped": self._progress.skipped,
-                "late": self._progress.late,
                 "per_second": self._per_second(),
             },
             "partitions": [_partition(each, now) for each in partitions],
@@ -108,7 +107,14 @@ class ProcessStatus:
             "offset_next": {str(partition): offset for (of, partition), offset in settled.items() if of == name},
             "breaker": "open" if getattr(sink, "breaker_open", False) else "closed",
             "error": getattr(sink, "last_error", None) or "",
+            "errors": _metric("sink_errors_total", name),
+            "latency_seconds_sum": _metric("processing_latency_seconds_sum", name),
+            "latency_count": _metric("processing_latency_seconds_count", name),
         }
+
+
+def _metric(sample: str, sink: str) -> float:
+    return REGISTRY.get_sample_value(sample, {"sink": sink}) or 0.0
 
 
 def _partition(status: PartitionStatus, now: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
+import metrics
 from dataflows.lifecycle import ending
 from engagement.enrich import EnrichedEvents
 from engagement.totals import PartialTotals, partial_totals
@@ -24,7 +25,11 @@ class TotalsLogic(StatefulBatchLogic[PartialTotals, Update, bytes]):
     def on_batch(self, values: list[PartialTotals]) -> tuple[Iterable[Update], bool]:
         """Adds the batches up and emits the absolute totals of what they touched."""
         with ending("adding up totals"):
-            return self._step.on_batch(values), StatefulBatchLogic.RETAIN
+            updates = self._step.on_batch(values)
+            for update in updates:
+                where = update.span.partition
+                metrics.LATE.labels(where.topic, where.partition).inc(update.late)
+            return updates, StatefulBatchLogic.RETAIN
         raise AssertionError("unreachable")
 
     def snapshot(self) -> bytes:

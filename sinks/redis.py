@@ -14,10 +14,11 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 import metrics
 from sinks.redis_client import SINK, Waiting, give_up, never
-from sinks.redis_layout import SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
+from sinks.redis_layout import CONTENTS_TTL_S, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 from sinks.redis_write import Update, Write, joined, script_commands
 from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
 
+REGISTER_S = 3600.0
 WRITE = resources.files("sinks").joinpath("redis_write.lua").read_text(encoding="utf-8")
 CLAIM = """
 local known = redis.call('HMGET', KEYS[1], 'topic_id', 'next', 'newest_ms')
@@ -73,6 +74,7 @@ class RedisSink(DynamicSink[Any]):
         self._redis = Waiting(url, cluster_nodes, stopping, abandon)
         self._group, self._window_minutes = group, window_minutes
         self._stored_periods = stored_periods
+        self._registered: dict[PartitionId, float] = {}  # monotonic seconds
         self._acknowledged: dict[tuple[PartitionId, str], int | None] = {}
 
     @property
@@ -101,10 +103,21 @@ class RedisSink(DynamicSink[Any]):
                 f"now {partition.topic_id}): it was recreated. To begin anew, delete the keys of its partitions: "
                 f"redis-cli --scan --pattern '{keys.tag}*' | xargs redis-cli del"
             )
-        self._redis.call("register it", lambda client: client.sadd(layout.partitions, partition.partition))
+        self._register(partition)
         offset_next = None if stored is None else int(stored)
         self._acknowledged[partition, owner] = offset_next
         return Claim(offset_next, newest_ms=None if newest is None else int(newest))
+
+    def _register(self, partition: PartitionId) -> None:
+        """Tell readers that this partition is written."""
+        key = self.layout(partition.topic).partitions
+
+        def register(client: Any) -> None:
+            client.sadd(key, partition.partition)
+            client.expire(key, CONTENTS_TTL_S)
+
+        self._redis.call("register a partition", register)
+        self._registered[partition] = time.monotonic()
 
     def load(self, span: Span) -> Loaded:
         """What Redis holds of the span's partition: position, counters, and the buckets still needed."""
@@ -122,6 +135,9 @@ class RedisSink(DynamicSink[Any]):
             now: dict[PartitionId, Write] = {}
             later = [write for write in waiting if now.setdefault(write.span.partition, write) is not write]
             self._write(list(now.values()))
+            for partition in now:
+                if time.monotonic() - self._registered.get(partition, 0.0) > REGISTER_S:
+                    self._register(partition)
             waiting = later
 
     def _write(self, writes: list[Write]) -> None:
@@ -144,7 +160,8 @@ class RedisSink(DynamicSink[Any]):
         span = write.span
         acknowledged = self._acknowledged.get((span.partition, span.owner))
         keys, commands = script_commands(write.updates, write.contents, self.layout(span.partition.topic), span)
-        head = [span.owner, span.offset_from, span.offset_next, "" if acknowledged is None else acknowledged]
+        known = "" if acknowledged is None else acknowledged
+        head = [span.owner, span.offset_from, span.offset_next, known, CONTENTS_TTL_S]
         return keys, head + commands
 
     def _settle(self, write: Write, outcome: str, stored: int) -> None:

@@ -3,15 +3,15 @@
 Every key of a Kafka partition carries the hash tag {group/topic/partition}: one slot of a Redis Cluster, one owner.
 
     {tag}:position                     hash   owner, next, topic_id, watermark_us, newest_ms, counters; never expires
-    {tag}:contents                     hash   member -> JSON of the content's fields; never expires
+    {tag}:contents                     hash   member -> JSON of the content's fields; renewed by each write
     {tag}:minute:START                 hash   member (content id) -> nine little-endian int64; window<LENGTH> likewise,
                                               its field '' -> two: its events, those too late for it
     {tag}:minute:START:scores          zset   member by score, the first 1000; window<LENGTH> likewise
     {tag}:minute:START:users:MEMBER    HyperLogLog of the users; of window<LENGTH> only those late for their minute
     {tag}:recent:MEMBER                zset   offset (20 digits) and the event as JSON, by event time, the newest 50
-    {group/topic}:partitions           set    the Kafka partitions that have ever been written
+    {group/topic}:partitions           set    the Kafka partitions that are written; renewed hourly
 
-START is in seconds since 1970, LENGTH in minutes. All keys but position, contents and partitions expire.
+START is in seconds since 1970, LENGTH in minutes. All keys but position expire.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from struct import Struct
 SCORES_MAX = 1000
 RECENT_MAX = 50
 RECENT_TTL_S = 3600
+CONTENTS_TTL_S = 7 * 86_400  # without a writer for a week, titles are forgotten; a start tells them all again
 # Of a bucket as a whole: its events, and those too late for it. No member has an empty name.
 SUMMARY_FIELD = b""
 SUMMARY = Struct("<qq")

@@ -1,7 +1,7 @@
 -- Write what one Kafka partition's totals have become, or nothing at all.
 --
 -- KEYS[1] position, KEYS[2] contents, then the keys that the commands name by their number.
--- ARGV  token of the writer; offsets from, to; last offset it saw acknowledged, or ''; TTL is in the commands
+-- ARGV  token of the writer; offsets from, to; last offset it saw acknowledged, or ''; TTL of contents in seconds
 --       n, then n arguments of HSET contents
 --       n, then n arguments of HSET position
 --       then repeated: command, number of the key, TTL in seconds, highest ranks to keep (0: all), n, n arguments
@@ -18,7 +18,7 @@ if owner ~= ARGV[1] then
   return {'fenced', stored or -1}
 end
 
-local i = 5
+local i = 6
 local function write(command, key)  -- unpack has a limit: 4000 arguments at a time
   local n = tonumber(ARGV[i])
   local first, last = i + 1, i + n
@@ -45,4 +45,6 @@ while ARGV[i] do
   end
   redis.call('EXPIRE', key, ttl)
 end
+-- Last: after a first write Redis no longer checks a script for being out of memory, and EXPIRE passes that check.
+redis.call('EXPIRE', KEYS[2], tonumber(ARGV[5]))
 return {'written', to}

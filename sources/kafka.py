@@ -59,6 +59,7 @@ class Records:
 class PartitionStatus:
     """One Kafka partition as its consumer sees it. end: -1 while unknown; newest_ms: 0 before the first record."""
 
+    topic: str
     partition: int
     offset_next: int
     end: int
@@ -272,7 +273,7 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
         """Read from another thread: each figure is right, together they may be a batch apart."""
         where = TopicPartition(self._partition.topic, self._partition.partition)
         end = self._consumer.get_watermark_offsets(where, cached=True)[1]
-        return PartitionStatus(self._partition.partition, self._passed_on, end, self._newest_ms)
+        return PartitionStatus(self._partition.topic, self._partition.partition, self._passed_on, end, self._newest_ms)
 
     def _read(self) -> None:
         for _ in range(POLLS_PER_ACTIVATION):

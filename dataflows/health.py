@@ -1,0 +1,49 @@
+"""HEALTH_PORT of a flow: /health (what it does, and whose fault it is), /ready, /metrics."""
+
+import threading
+from typing import Any
+
+import prometheus_client
+import uvicorn
+from fastapi import FastAPI, Response
+
+import metrics
+from dataflows.status import ProcessStatus
+
+
+def serve(status: ProcessStatus, port: int) -> None:
+    """Answer on a thread of its own until the process ends.
+
+    /health  200 as long as the process lives: a destination that is away is no reason to restart it
+    /ready   200 once every partition is claimed, else 503
+    """
+    server = uvicorn.Server(uvicorn.Config(application(status), host="0.0.0.0", port=port, log_level="warning"))
+    threading.Thread(target=server.run, name="health", daemon=True).start()
+
+
+def application(status: ProcessStatus) -> FastAPI:
+    """The three routes."""
+    app = FastAPI(title="engagement flow", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        values = status.values()
+        troubles = [f"{name}: {sink['error']}" for name, sink in values["sinks"].items() if sink["error"]]
+        if values["process"]["waiting"]:
+            troubles.append(values["process"]["waiting"])
+        return {"state": "degraded" if troubles else "ok", "troubles": troubles, **values}
+
+    @app.get("/ready")
+    def ready(response: Response) -> dict[str, bool]:
+        claimed = status.values()["process"]["claimed"] > 0
+        response.status_code = 200 if claimed else 503
+        return {"ready": claimed}
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        for each in status.values()["partitions"]:
+            labels = {"topic": each["topic"], "partition": str(each["partition"])}
+            metrics.KAFKA_LAG.labels(**labels).set(each["lag_seconds"])
+        return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    return app
