@@ -9,6 +9,7 @@ import structlog
 from google.cloud import bigquery
 
 from sinks.bigquery_client import CALL_SECONDS, Away, BigQueryTable
+from sinks.bigquery_tables import day_column
 from sources.positions import PartitionId
 
 log = structlog.get_logger()
@@ -84,6 +85,7 @@ class BigQueryLedger:
     ) -> None:
         self._client, self._table, self._stopping = client, table, stopping
         self._bytes_max = bytes_billed_max
+        self._day_column = day_column()
         self._registry = f"{table.project}.{table.dataset}._sink_streams"
 
     def register(self, topic: str, topic_id: str, entries: Sequence[Entry]) -> None:
@@ -128,7 +130,7 @@ class BigQueryLedger:
         ]
         conditions = []
         for number, (first, end) in enumerate(ranges):
-            conditions.append(f"event_ts >= @from{number} AND event_ts < @to{number}")
+            conditions.append(f"{self._day_column} >= @from{number} AND {self._day_column} < @to{number}")
             parameters += [_day(f"from{number}", first), _day(f"to{number}", end)]
         sql = LANDED.format(table=self._table.name, days=" OR ".join(f"({each})" for each in conditions))
         [row] = self._run(sql, parameters, bytes_max=self._bytes_max)

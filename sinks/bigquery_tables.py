@@ -17,7 +17,8 @@ from sinks.bigquery_client import CALL_SECONDS, BigQueryTable
 log = structlog.get_logger()
 
 SQL = Path(__file__).parent.parent / "sql" / "bigquery"
-TABLES = {"enriched_events": "{table}", "sink_streams": "_sink_streams"}  # folder -> name in the dataset
+ROWS = "enriched_events"  # the folder of the table that takes the rows
+TABLES = {ROWS: "{table}", "sink_streams": "_sink_streams"}  # folder -> name in the dataset
 VIEWS = ("daily_engagement_summary", "hourly_engagement_trends", "enriched_events_once")
 # What DDL calls a type, and what the API answers.
 TYPES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
@@ -65,6 +66,15 @@ def columns(folder: str) -> list[tuple[str, str, str]]:
     return list(_columns((SQL / folder / "schema.sql").read_text(encoding="utf-8")))
 
 
+def day_column() -> str:
+    """The column by whose day the table is partitioned, as its schema.sql says."""
+    found = re.search(
+        r"^PARTITION BY TIMESTAMP_TRUNC\((\w+), DAY\)", (SQL / ROWS / "schema.sql").read_text("utf-8"), re.M
+    )
+    assert found is not None, "schema.sql partitions by no day"
+    return found[1]
+
+
 def _columns(sql: str) -> Iterator[tuple[str, str, str]]:
     for name, kind, required in re.findall(r"^  (\w+) ([A-Z0-9<>]+)( NOT NULL)?,?$", sql, re.MULTILINE):
         repeated = re.fullmatch(r"ARRAY<(\w+)>", kind)
@@ -79,10 +89,10 @@ def _differences(found: Any, folder: str, name: str) -> Iterator[str]:
             yield f"BigQuery table {name} has no column {column}"
         elif there[column][0] != kind or (mode == "REPEATED") != (there[column][1] == "REPEATED"):
             yield f"BigQuery table {name}: column {column} is {' '.join(there[column])}, not {kind} {mode}"
-    if folder == "enriched_events":
+    if folder == ROWS:
         by = found.time_partitioning
-        if by is None or by.type_ != "DAY" or by.field not in (None, "event_ts"):  # emulators leave the field out
-            yield f"BigQuery table {name} is not partitioned by day of event_ts: copy it into a new one"
+        if by is None or by.type_ != "DAY" or by.field not in (None, day_column()):  # emulators leave the field out
+            yield f"BigQuery table {name} is not partitioned by day of {day_column()}: copy it into a new one"
 
 
 def _add_columns(client: Any, found: Any, folder: str, table: BigQueryTable) -> None:

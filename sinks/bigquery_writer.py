@@ -190,7 +190,7 @@ class PartitionWriter:
         """Rows of days that the table's partitioning cannot hold become refusals, in their place."""
         today = int(self._around.clock() // 86_400)
         impossible = (rows.days < today - DAYS_BACK_MAX) | (rows.days > today + DAYS_AHEAD_MAX)
-        reason = ("day_out_of_range", "event_ts is over ten years ago or over a year ahead: BigQuery cannot hold it.")
+        reason = ("day_out_of_range", "Its day is over ten years ago or over a year ahead: BigQuery cannot hold it.")
         return _parted(rows, {int(row): reason for row in np.flatnonzero(impossible)}, distrusted=False)
 
     def _ask(self) -> None:
@@ -299,7 +299,7 @@ class PartitionWriter:
         self._runs.extendleft(reversed(parts))
 
     def _refuse_too_large(self, run: Run, made: Sequence[tuple[Rows, bytes]]) -> None:
-        reason = ("row_too_large", f"The row is larger than {REQUEST_BYTES_MAX} bytes: shorten raw_payload.")
+        reason = ("row_too_large", f"The row is larger than {REQUEST_BYTES_MAX} bytes: shorten its longest field.")
         too_large = {int(rows.offsets[0]) for rows, body in made if len(body) > REQUEST_BYTES_MAX}
         where = {row: reason for row, offset in enumerate(run.rows.offsets.tolist()) if offset in too_large}
         self._runs.popleft()
