@@ -123,7 +123,7 @@ def test_an_endless_body_is_left() -> None:
     [
         ("7", 7, 7),
         ("0", 0, 0),
-        (format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True), 90, 100),
+        ("in 100 s", 90, 100),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 0),
         ("soon", 0, 0),
         ("-5", 0, 0),
@@ -132,6 +132,8 @@ def test_an_endless_body_is_left() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date_and_at_most_an_hour(value: str, low: float, high: float) -> None:
+    if value == "in 100 s":  # a date as of now, not of when the tests were collected
+        value = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     with pytest.raises(Unavailable) as caught:
         answering(429, headers={"retry-after": value}).post(b"[]", "k")
     assert low <= caught.value.retry_after_s <= high
