@@ -196,6 +196,18 @@ class Settings(BaseModel):
         return f"redis://{self.redis_host}:{self.redis_port}" if self.redis_host else ""
 
     @property
+    def bigquery(self) -> dict[str, Any]:
+        """Where enriched events go, as sinks.bigquery_client.BigQueryTable takes it."""
+        return {
+            "project": self.bigquery_project_id or "",
+            "dataset": self.bigquery_dataset_id,
+            "table": self.bigquery_table_id,
+            "rest": self.bigquery_emulator_host,
+            "grpc": self.bigquery_emulator_grpc_host,
+            "credentials": self.google_application_credentials,
+        }
+
+    @property
     def topic_positions(self) -> str:
         """Compacted topic of one partition: what was provisioned, and where the capture stands."""
         return f"{self.kafka_topic_engagement_events}.positions"

@@ -19,7 +19,6 @@ from sources.positions import PartitionId
 
 if TYPE_CHECKING:
     from sinks.bigquery import BigQuerySink
-    from sinks.bigquery_client import BigQueryTable
     from sinks.dead_letters import DeadLettersSink
     from sinks.partner import PartnerSink
     from sinks.redis import RedisSink
@@ -47,19 +46,6 @@ def connect(settings: Settings) -> Destinations:
     return Destinations(sinks, RedisTotals(redis.load, window, lateness) if redis else None)
 
 
-def bigquery_table(settings: Settings) -> "BigQueryTable":
-    """Where enriched events go in BigQuery."""
-    from sinks.bigquery_client import BigQueryTable
-
-    return BigQueryTable(
-        settings.bigquery_project_id or "",
-        settings.bigquery_dataset_id,
-        settings.bigquery_table_id,
-        rest=settings.bigquery_emulator_host,
-        grpc=settings.bigquery_emulator_grpc_host,
-    )
-
-
 def _redis(settings: Settings) -> "RedisSink":
     from sinks.redis import RedisSink
 
@@ -77,9 +63,10 @@ def _redis(settings: Settings) -> "RedisSink":
 
 def _bigquery(settings: Settings) -> "BigQuerySink":
     from sinks.bigquery import BigQuerySink
+    from sinks.bigquery_client import BigQueryTable
 
     return BigQuerySink(
-        bigquery_table(settings),
+        BigQueryTable(**settings.bigquery),
         rows=arrow_rows,
         day_of=event_days,
         position=_position(settings, "bigquery"),

@@ -16,6 +16,7 @@ import structlog
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
+from bytewax.testing import TestingSink, TestingSource
 
 import metrics
 from dataflows.content_lookup import ContentLookup
@@ -61,6 +62,16 @@ def flow() -> Dataflow:
         return _connected(settings)
     except FlowStopped as why:
         end(why)
+
+
+def graph() -> Dataflow:
+    """The graph with every sink, connected to nothing: python -m bytewax.visualize "dataflows.engagement:graph()"."""
+
+    def never(argument: Any) -> Any:
+        raise AssertionError("this graph is for looking at")
+
+    nowhere = {name: TestingSink[Any]([]) for name in ("redis", "bigquery", "partner", "dead_letters")}
+    return build(TestingSource([]), never, RedisTotals(never, 10, 600), nowhere)
 
 
 def _connected(settings: Settings) -> Dataflow:

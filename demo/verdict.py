@@ -24,7 +24,12 @@ def compare_everything(settings: Settings, sinks: tuple[str, ...], redis: Any, p
     if "redis" in sinks:
         checks.append(_boards(settings, contents, redis))
     if "bigquery" in sinks:
-        found = _attempt(lambda: stores.bigquery_ids(_table(settings).query_client(), _table(settings).name))
+        found = _attempt(
+            lambda: stores.bigquery_ids(
+                table = BigQueryTable(**settings.bigquery)
+                table.query_client(), table.name
+            )
+        )
         checks.append(_delivered("Kafka -> BigQuery, event ids", contents.ids("bigquery"), found))
     if "partner" in sinks and partner is not None:
         found = _attempt(lambda: stores.partner_ids(partner))
@@ -42,16 +47,6 @@ def _boards(settings: Settings, contents: Contents, redis: Any) -> Check:
     expected = minutes_expected(contents, lateness_s=settings.allowed_lateness_seconds, since_minute=since)
     found = stores.redis_minutes(redis, layout(settings), since_minute=since)
     return compare("Kafka -> boards, events per content and minute", expected, found)
-
-
-def _table(settings: Settings) -> BigQueryTable:
-    return BigQueryTable(
-        settings.bigquery_project_id or "",
-        settings.bigquery_dataset_id,
-        settings.bigquery_table_id,
-        settings.bigquery_emulator_host,
-        settings.bigquery_emulator_grpc_host,
-    )
 
 
 def _attempt(read: Callable[[], Mapping[str, int]]) -> Mapping[str, int] | str:

@@ -121,13 +121,7 @@ def _bigquery(settings: Settings) -> Step:
     from sinks import bigquery_tables
     from sinks.bigquery_client import Away, BigQueryTable, translated
 
-    table = BigQueryTable(
-        settings.bigquery_project_id or "",
-        settings.bigquery_dataset_id,
-        settings.bigquery_table_id,
-        rest=settings.bigquery_emulator_host,
-        grpc=settings.bigquery_emulator_grpc_host,
-    )
+    table = BigQueryTable(**settings.bigquery)
 
     def missing() -> str | None:
         return "; ".join(asked(lambda client: bigquery_tables.check(client, table))) or None

@@ -6,8 +6,10 @@ FlowStopped (somebody must act). Emulators are spoken to without credentials.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+import google.auth
 import google.auth.exceptions
 import grpc
 import pybreaker
@@ -29,6 +31,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 SINK = "bigquery"
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 CALL_SECONDS = 20.0  # one try of one call
 REFUSED_IN_A_ROW_MAX = 20  # so many rows refused, none accepted between: it is not about the rows
 PROVISION = "python -m operations.provision"
@@ -38,13 +41,17 @@ BUSY = {"rateLimitExceeded", "quotaExceeded", "jobRateLimitExceeded", "backendEr
 
 @dataclass(frozen=True, slots=True)
 class BigQueryTable:
-    """Where the rows go. rest, grpc: host:port of an emulator, None: Google."""
+    """Where the rows go. rest, grpc: host:port of an emulator, None: Google.
+
+    credentials  a key file; None: what google.auth finds by itself
+    """
 
     project: str
     dataset: str
     table: str
     rest: str | None = None
     grpc: str | None = None
+    credentials: Path | None = None
 
     @property
     def path(self) -> str:
@@ -59,7 +66,7 @@ class BigQueryTable:
     def query_client(self) -> Any:
         """google.cloud.bigquery.Client: tables, views, queries."""
         if self.rest is None:
-            return bigquery.Client(project=self.project)
+            return bigquery.Client(project=self.project, credentials=self._credentials())
         return bigquery.Client(
             project=self.project,
             credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
@@ -73,6 +80,14 @@ class BigQueryTable:
         channel = grpc.insecure_channel(self.grpc)
         transport = BigQueryWriteGrpcTransport(channel=channel)
         return BigQueryWriteClient(transport=transport)  # type: ignore[no-untyped-call]
+
+    def _credentials(self) -> Any:
+        if self.credentials is None:
+            return None
+        try:
+            return google.auth.load_credentials_from_file(str(self.credentials), scopes=[SCOPE])[0]  # type: ignore[no-untyped-call]
+        except (OSError, google.auth.exceptions.GoogleAuthError) as failure:
+            raise FlowStopped(f"GOOGLE_APPLICATION_CREDENTIALS={self.credentials} cannot be used: {failure}") from None
 
 
 class Away(Exception):

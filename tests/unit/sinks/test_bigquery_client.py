@@ -1,5 +1,7 @@
 """What a failed call means: come back later, or somebody must act."""
 
+from pathlib import Path
+
 import google.auth.exceptions as auth
 import pytest
 import requests
@@ -77,3 +79,9 @@ def test_names_of_a_table() -> None:
     table = BigQueryTable("p", "d", "t")
     assert table.path == "projects/p/datasets/d/tables/t"
     assert table.name == "p.d.t"
+
+
+def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    table = BigQueryTable("p", "d", "t", credentials=tmp_path / "key.json")
+    with pytest.raises(FlowStopped, match=r"GOOGLE_APPLICATION_CREDENTIALS=.*key\.json cannot be used"):
+        table.query_client()
