@@ -24,12 +24,8 @@ def compare_everything(settings: Settings, sinks: tuple[str, ...], redis: Any, p
     if "redis" in sinks:
         checks.append(_boards(settings, contents, redis))
     if "bigquery" in sinks:
-        found = _attempt(
-            lambda: stores.bigquery_ids(
-                table = BigQueryTable(**settings.bigquery)
-                table.query_client(), table.name
-            )
-        )
+        table = BigQueryTable(**settings.bigquery)
+        found = _attempt(lambda: stores.bigquery_ids(table.query_client(), table.name))
         checks.append(_delivered("Kafka -> BigQuery, event ids", contents.ids("bigquery"), found))
     if "partner" in sinks and partner is not None:
         found = _attempt(lambda: stores.partner_ids(partner))
