@@ -6,6 +6,8 @@ Debezium may do this job instead: parse takes its envelopes from the same topic.
 """
 
 from functools import partial
+from pathlib import Path
+from tempfile import gettempdir
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -16,7 +18,7 @@ from dataflows.topic_watch import watch_topic
 from settings import Settings
 from sinks.capture_topic import ANEW, CaptureTopic
 from sources.change_stream import CapturedTable, Changes
-from sources.kafka_topics import admin_client, ask, describe, say
+from sources.kafka_topics import admin_client, ask, describe
 from sources.position_records import read_last
 from sources.positions import FlowStopped
 from sources.postgres_changes import PostgresChanges
@@ -39,6 +41,7 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
     lifecycle.configure_logging(settings.log_level)
     lifecycle.stopping.listen()
     target, slot = settings.kafka_topic_engagement_events, settings.cdc_slot
+    lifecycle.back_off_if_fenced(Path(gettempdir()) / f"{settings.kafka_consumer_group}.capture.{target}.{slot}.fenced")
     topic: CaptureTopic[Changes] = CaptureTopic(
         settings.kafka,
         f"{settings.kafka_consumer_group}.capture.{target}.{slot}",
@@ -46,7 +49,7 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
         topic_id=partial(_topic_id, settings),
         positions_topic=settings.topic_positions,
         position_key=f"capture/{slot}",
-        read_positions=partial(read_last, settings.kafka, settings.topic_positions, _waiting),
+        read_positions=partial(read_last, settings.kafka, settings.topic_positions, lifecycle.waiting_for_kafka),
         stopping=lifecycle.stopping,
         abandon=lifecycle.abandon,
         ending=lifecycle.ending,
@@ -75,17 +78,10 @@ def _topic_id(settings: Settings) -> str:
     admin = admin_client(settings.kafka)
     topics = []
     for name in (settings.topic_positions, settings.kafka_topic_engagement_events):
-        found = ask(f"look up topic {name}", partial(describe, admin, name), _waiting)
+        found = ask(f"look up topic {name}", partial(describe, admin, name), lifecycle.waiting_for_kafka)
         if found is None:
             raise FlowStopped(f"Kafka has no topic {name}: create it with: {PROVISION}")
         topics.append(found)
     warn_of_create_time(settings.kafka, topics[-1].name)
     watch_topic(settings.kafka, topics[-1])
     return topics[-1].topic_id
-
-
-def _waiting(what: str) -> None:
-    """Kafka is away: say so, or end where a stop was asked for."""
-    say(what)
-    if lifecycle.stopping():
-        lifecycle.abandon()

@@ -22,7 +22,7 @@ import metrics
 from dataflows.content_lookup import ContentLookup
 from dataflows.destinations import connect
 from dataflows.guarded import GuardedSink
-from dataflows.lifecycle import configure_logging, end, ending, own_recovery, stopping, waiting_for_kafka
+from dataflows.lifecycle import Execution, configure_logging, end, ending, own_recovery, stopping, waiting_for_kafka
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from dataflows.totals import RedisTotals, ten_minute_totals
@@ -149,7 +149,9 @@ def _partitions(settings: Settings, topic: Topic) -> tuple[int, ...]:
 
 def _name(settings: Settings, partitions: tuple[int, ...]) -> str:
     """This process among those of its group: `<sinks>.<partitions>`, as its recovery directory is called."""
-    return f"{'+'.join(settings.sinks)}.{partitions[0]}-{partitions[-1]}"
+    name = f"{'+'.join(settings.sinks)}.{partitions[0]}-{partitions[-1]}"
+    execution = Execution.of_this_process()
+    return name if execution.alone else f"{name}.{execution.index}"
 
 
 def _waiting(table: PostgresLookup) -> str:

@@ -81,6 +81,7 @@ class Stop:
 
 
 stopping = Stop()
+_fenced_marker: list[Path] = []  # the file that tells the next process that this one was fenced
 
 
 def leave(code: int) -> NoReturn:
@@ -111,8 +112,8 @@ def end(why: FlowStopped) -> NoReturn:
     execution = Execution.of_this_process()
     if isinstance(why, LostWrites) and execution.alone:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    if isinstance(why, Fenced) and execution.recovery:
-        (execution.recovery / f"fenced-{execution.index}").touch()
+    if isinstance(why, Fenced) and _fenced_marker:
+        _fenced_marker[0].touch()
     os._exit(1)
 
 
@@ -190,11 +191,12 @@ def own_recovery(made_for: dict[str, object]) -> None:
         fresh = label.with_suffix(f".{os.getpid()}")
         fresh.write_text(json.dumps(wanted), encoding="utf-8")
         fresh.rename(label)
-    _back_off(directory / f"fenced-{execution.index}")
+    back_off_if_fenced(directory / f"fenced-{execution.index}")
 
 
-def _back_off(marker: Path) -> None:
-    """Wait out the minute after this directory's last process was fenced."""
+def back_off_if_fenced(marker: Path) -> None:
+    """Wait out the minute after the last process that left this marker was fenced; leave it when this one is."""
+    _fenced_marker[:] = [marker]
     if not marker.exists():
         return
     left = marker.stat().st_mtime + FENCED_BACK_OFF_S - time.time()

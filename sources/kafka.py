@@ -18,6 +18,7 @@ import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from sources.kafka_topics import AWAY
 from sources.positions import Claim, Destination, FlowStopped, PartitionId, PositionGap, Span
 
 POLL_EVENTS_MAX = 2000  # larger batches fall out of the CPU's cache
@@ -346,7 +347,7 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
                 f"Kafka no longer has offset {message.offset()} of {where} ({error.str()}): retention was shorter than "
                 "the delay, or the topic was recreated. See: python -m operations.provision --help, --position"
             )
-        if error.fatal() or not error.retriable():
+        if error.fatal() or error.code() not in AWAY:
             raise FlowStopped(f"Reading {where} failed: {error.str()}")
         log.warning("kafka_read_error", partition=self._partition.partition, error=error.str())
         return False

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -183,3 +185,24 @@ def test_a_changed_title_and_a_new_content_reach_the_reader(pipeline: Pipeline, 
     with psycopg.connect(pipeline.postgres, autocommit=True) as connection:
         connection.execute("UPDATE content SET title = 'Quite another title' WHERE id = %s", [content])
     wait_for(lambda: b"Quite another title" in titles(), timeout=60, message="the changed title within 60 s")
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_broker_that_comes_back_is_read_on(
+    postgres: str, redis_url: str, unique: str, tmp_path: Path, kafka_server: Any, how: str
+) -> None:
+    broker = SimpleNamespace(bootstrap=kafka_server.bootstrap, properties={"bootstrap.servers": kafka_server.bootstrap})
+    pipeline = Pipeline(broker, postgres, redis_url, unique, tmp_path)
+    try:
+        pipeline.provision(SINKS="redis,dead_letters")
+        pipeline.produce(events(pipeline.contents, 200))
+        flow = pipeline.start(SINKS="redis,dead_letters")
+        pipeline.caught_up()
+        getattr(kafka_server, how)()
+        kafka_server.start()
+        pipeline.produce(events(pipeline.contents, 200, seed=2))
+        pipeline.caught_up()
+        pipeline.assert_equal()
+        assert flow.process.poll() is None, flow.said()
+    finally:
+        pipeline.close()
