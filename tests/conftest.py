@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from demo.services import KINDS, KafkaServer, PostgresServer, ValkeyServer
+from demo.services import KINDS, BigQueryEmulator, KafkaServer, PostgresServer, ValkeyServer
 
 T = TypeVar("T")
 RUN = "ENGAGEMENT_TEST_RUN"  # folder and process id of this test run, inherited by its workers
@@ -281,6 +281,13 @@ def kafka_server() -> Iterator[KafkaServer]:
 def postgres_server() -> Iterator[PostgresServer]:
     """.dsn .stop() .kill() .start() .pause() .resume() .data_dir; the port stays through restarts."""
     with own("postgres") as server:
+        yield server
+
+
+@pytest.fixture
+def bigquery_server() -> Iterator[BigQueryEmulator]:
+    """.rest .grpc .project .stop() .kill() .start() .pause() .resume(); the ports stay through restarts."""
+    with own("bigquery") as server:
         yield server
 
 

@@ -145,9 +145,11 @@ class FanOut(Pipeline):
         finally:
             consumer.close()
 
-    def all_caught_up(self, timeout: float = 60, sinks: Sequence[str] = SINKS) -> None:
-        """Wait until each sink stands at the end of every partition."""
-        ends = self.ends()
+    def all_caught_up(
+        self, timeout: float = 60, sinks: Sequence[str] = SINKS, ends: dict[int, int] | None = None
+    ) -> None:
+        """Wait until each sink stands at the end of every partition, or at `ends`."""
+        ends = ends or self.ends()
         deadline = time.monotonic() + timeout
         for sink in sinks:
             while (at := self.sink_positions(sink)) != ends:
