@@ -31,6 +31,7 @@ def test_health_ready_and_metrics_of_a_process(pipeline: Pipeline, wait_for: Cal
         return {name: json.loads(said["events"]) for name, said in board.read().items()}
 
     wait_for(lambda: told().get("redis.0-3", {}).get("processed") == 500, message="the status in Redis")
+    assert flow.stop() == 0
 
 
 def test_health_names_the_destination_that_is_away(
@@ -47,3 +48,4 @@ def test_health_names_the_destination_that_is_away(
         return "; ".join(httpx.get(f"http://127.0.0.1:{port}/health").json()["troubles"])
 
     wait_for(lambda: "PostgreSQL" in troubles(), timeout=90, message="PostgreSQL to be named")
+    assert flow.stop() == 0
