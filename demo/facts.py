@@ -34,9 +34,13 @@ class BoardRow:
 
 @dataclass(frozen=True)
 class SinkFacts:
-    """waiting: offsets before the end; error, open: what it says of itself; silent: it has said nothing lately."""
+    """waiting: offsets before the end; rate, error, open: what it says of itself; silent: nothing said lately.
+
+    rate  events per second of its process; open: its breaker is
+    """
 
     waiting: int | None = None
+    rate: float | None = None
     growing: bool = False
     open: bool = False
     error: str = ""
@@ -163,6 +167,11 @@ class Observer:
             own = json.loads(values.get("sinks", "{}")).get(sink)
             if own is not None:
                 return SinkFacts(
-                    waiting, growing, own.get("breaker", "closed") != "closed", own.get("error", ""), silent=False
+                    waiting,
+                    json.loads(values.get("events", "{}")).get("per_second"),
+                    growing,
+                    own.get("breaker", "closed") != "closed",
+                    own.get("error", ""),
+                    silent=False,
                 )
-        return SinkFacts(waiting, growing)
+        return SinkFacts(waiting, growing=growing)

@@ -64,16 +64,19 @@ def _board(facts: Facts) -> Table:
 
 def _sinks(facts: Facts) -> Table:
     sinks = Table(box=None, expand=True, pad_edge=False)
-    for name, width in (("destination", 14), ("waiting", 10), ("state", 12)):
-        sinks.add_column(name, width=width, justify="right" if name == "waiting" else "left")
+    for name, width in (("destination", 14), ("waiting", 10), ("events/s", 9), ("breaker", 8), ("state", 12)):
+        sinks.add_column(name, width=width, justify="right" if name in ("waiting", "events/s") else "left")
     sinks.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     behind = "–" if facts.capture_bytes is None else f"{facts.capture_bytes / 1024:,.0f} kB"
-    sinks.add_row("Capture", behind, "", "")
+    sinks.add_row("Capture", behind, "", "", "", "")
     for sink, seen in facts.sinks.items():
         name = "Redis" if sink == "redis" else WORDS[sink]
         note = f"{facts.rejected:,} rejected" if sink == "dead_letters" else seen.error
         note = f"{facts.late:,} late" if sink == "redis" and not seen.error else note
-        sinks.add_row(name, _number(seen.waiting), _condition(seen), Text(note, style="dim"))
+        breaker = "–" if seen.silent else "open" if seen.open else "closed"
+        sinks.add_row(
+            name, _number(seen.waiting), _number(seen.rate), breaker, _condition(seen), Text(note, style="dim")
+        )
     return sinks
 
 
