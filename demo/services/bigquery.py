@@ -94,8 +94,9 @@ def _environment(say: Say) -> Path:
 
 
 def _uv() -> str:
-    beside = Path(sys.executable).parent / "uv"
-    found = str(beside) if beside.exists() else shutil.which("uv")
+    """Where scripts/bootstrap.py put it, else the one on PATH."""
+    placed = (Path(sys.executable).parent / "uv", PROJECT.parent.parent / ".uv" / "bin" / "uv")
+    found = next((str(uv) for uv in placed if uv.exists()), None) or shutil.which("uv")
     if not found:
         raise children.ServiceFailed("uv is needed to install the BigQuery emulator: run `make`, which brings it.")
     return found
