@@ -28,13 +28,16 @@ IDLE_BATCH_S = 1.0  # an idle partition emits an empty batch, on which destinati
 EMPTY_DESTINATION_MS = 2 * 3600 * 1000  # what no board can show any more is not read again for it
 SNAPSHOT_BEHIND_MS_MAX = 3600 * 1000  # an older snapshot than this is dearer to replay than to load from Redis
 METADATA_TIMEOUT_S = 10.0
-SHARED_CONSUMER = {
-    "enable.auto.commit": False,
-    "auto.offset.reset": "error",  # never jump
-    "isolation.level": "read_committed",
+TUNED = {  # KAFKA_CONFIG_* may say otherwise
     "fetch.queue.backoff.ms": 5,  # the default of 1000 halves the drain
     "fetch.wait.max.ms": 20,
     "queued.max.messages.kbytes": 8192,
+}
+REQUIRED = {  # whatever else is configured
+    "group.id": "unused",  # assigned, never subscribed
+    "enable.auto.commit": False,
+    "auto.offset.reset": "error",  # never jump
+    "isolation.level": "read_committed",
 }
 
 log = structlog.get_logger()
@@ -135,7 +138,7 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
             partition = PartitionId(self.topic, self.topic_id, int(for_part))
             owner = token_hex(16)
             claims = {each.name: each.claim(partition, owner) for each in self.destinations}
-            consumer = Consumer({"group.id": "unused", **SHARED_CONSUMER, **self.kafka})
+            consumer = Consumer({**TUNED, **self.kafka, **REQUIRED})
             start = self._start(consumer, partition, claims, resume_state)
             consumer.assign([TopicPartition(self.topic, partition.partition, start)])
             positions = [claim.offset_next for claim in claims.values()]
