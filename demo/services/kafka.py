@@ -76,7 +76,10 @@ class KafkaServer(Server):
         self._config.write_text(PROPERTIES.format(port=port, controller=controller, data=data))
         if not (data / "meta.properties").exists():
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            tool = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", self._config)
+            clustered = (
+                f"--cluster-id={cluster}"  # one in 64 begins with a hyphen: alone it would be taken for an option
+            )
+            tool = self._java("kafka.tools.StorageTool", "format", clustered, "-c", self._config)
             children.run("Kafka's storage tool", tool, log=self.log)
 
     def spawn(self) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 import psycopg
@@ -36,6 +37,12 @@ def test_kafka_takes_a_record(kafka):
     assert producer.flush(10) == 0
     assert reports == [(None, 0)]
     assert kafka.topic_id(topic)
+
+
+def test_kafka_takes_a_cluster_id_that_begins_with_a_hyphen(tmp_path, monkeypatch):
+    monkeypatch.setattr("uuid.uuid4", lambda: uuid.UUID(bytes=b"\xfb" * 16))  # one in 64 does
+    KINDS["kafka"](tmp_path).prepare()
+    assert "cluster.id=-_v7" in (tmp_path / "data" / "meta.properties").read_text()
 
 
 def test_a_fresh_database_is_empty_and_ready_for_logical_replication(postgres):
