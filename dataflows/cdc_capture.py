@@ -14,6 +14,7 @@ from bytewax.dataflow import Dataflow
 
 import metrics
 from dataflows import lifecycle
+from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from settings import Settings
 from sinks.capture_topic import ANEW, CaptureTopic
@@ -42,6 +43,7 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
     lifecycle.stopping.listen()
     target, slot = settings.kafka_topic_engagement_events, settings.cdc_slot
     lifecycle.back_off_if_fenced(Path(gettempdir()) / f"{settings.kafka_consumer_group}.capture.{target}.{slot}.fenced")
+    progress = Progress()
     topic: CaptureTopic[Changes] = CaptureTopic(
         settings.kafka,
         f"{settings.kafka_consumer_group}.capture.{target}.{slot}",
@@ -54,7 +56,7 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
         abandon=lifecycle.abandon,
         ending=lifecycle.ending,
         forget=snapshot_after is not None,
-        written=metrics.CAPTURED.labels(target).inc,
+        written=partial(_written, progress, target),
     )
     changes = PostgresChanges(
         settings.postgres,
@@ -68,7 +70,13 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
         remedy=ANEW,
         snapshot_after=snapshot_after,
     )
+    ProcessStatus(f"capture.{slot}", progress, list, {}, ready=lambda: topic.acknowledged is not None).publish(settings)
     return build(changes, topic)
+
+
+def _written(progress: Progress, target: str, rows: int) -> None:
+    progress.processed += rows
+    metrics.CAPTURED.labels(target).inc(rows)
 
 
 def _topic_id(settings: Settings) -> str:

@@ -29,8 +29,6 @@ from dataflows.totals import RedisTotals, ten_minute_totals
 from engagement.enrich import EnrichedEvents
 from engagement.parse import ParsedEvents, parse
 from settings import Settings, ignored
-from sinks.redis_client import connect as connect_redis
-from sinks.redis_status import StatusBoard
 from sources.kafka import KafkaSource, Records
 from sources.kafka_topics import Topic
 from sources.positions import FlowStopped
@@ -109,15 +107,14 @@ def _connected(settings: Settings) -> Dataflow:
     )
     table.start()
     watch_topic(settings.kafka, topic)
-    status = ProcessStatus(
-        _name(settings, partitions), progress, source.status, destinations.sinks, partial(_waiting, table)
-    )
-    if settings.redis:
-        status.tell(partial(_status_board, settings))
-    if settings.health_port:
-        from dataflows.health import serve  # a third of a second that most processes need not spend
-
-        serve(status, settings.health_port)
+    ProcessStatus(
+        _name(settings, partitions),
+        progress,
+        source.status,
+        destinations.sinks,
+        ready=lambda: bool(source.status()),
+        waiting=lambda: f"PostgreSQL: {table.error}" if table.error else "",
+    ).publish(settings)
     return build(source, lookup.enrich, destinations.totals, sinks)
 
 
@@ -152,14 +149,6 @@ def _name(settings: Settings, partitions: tuple[int, ...]) -> str:
     name = f"{'+'.join(settings.sinks)}.{partitions[0]}-{partitions[-1]}"
     execution = Execution.of_this_process()
     return name if execution.alone else f"{name}.{execution.index}"
-
-
-def _waiting(table: PostgresLookup) -> str:
-    return f"PostgreSQL: {table.error}" if table.error else ""
-
-
-def _status_board(settings: Settings) -> StatusBoard:
-    return StatusBoard(connect_redis(settings.redis, settings.redis_cluster_nodes), settings.kafka_consumer_group)
 
 
 def _sql(name: str) -> str:

@@ -15,7 +15,7 @@ def serve(status: ProcessStatus, port: int) -> None:
     """Answer on a thread of its own until the process ends.
 
     /health  200 as long as the process lives: a destination that is away is no reason to restart it
-    /ready   200 once every partition is claimed, else 503
+    /ready   200 once it has begun its work, else 503
     """
     server = uvicorn.Server(uvicorn.Config(application(status), host="0.0.0.0", port=port, log_level="warning"))
     threading.Thread(target=server.run, name="health", daemon=True).start()
@@ -35,9 +35,9 @@ def application(status: ProcessStatus) -> FastAPI:
 
     @app.get("/ready")
     def ready(response: Response) -> dict[str, bool]:
-        claimed = status.values()["process"]["claimed"] > 0
-        response.status_code = 200 if claimed else 503
-        return {"ready": claimed}
+        begun = status.ready()
+        response.status_code = 200 if begun else 503
+        return {"ready": begun}
 
     @app.get("/metrics")
     def prometheus() -> Response:

@@ -14,6 +14,8 @@ from typing import Any
 import redis
 from prometheus_client import REGISTRY
 
+from settings import Settings
+from sinks.redis_client import connect
 from sinks.redis_status import StatusBoard
 from sources.kafka import PartitionStatus
 
@@ -39,6 +41,7 @@ class ProcessStatus:
 
     partitions  as the consumers see them
     sinks       name -> the sink, whose `last_error` and `breaker_open` (if it has them) are told
+    ready       whether the process has begun its work
     waiting     what else is waited for, in words; "" for nothing
     """
 
@@ -48,19 +51,26 @@ class ProcessStatus:
         progress: Progress,
         partitions: Callable[[], list[PartitionStatus]],
         sinks: Mapping[str, Any],
-        waiting: Callable[[], str],
+        ready: Callable[[], bool],
+        waiting: Callable[[], str] = lambda: "",
     ) -> None:
         self.name = name
         self._progress = progress
         self._partitions = partitions
         self._sinks = dict(sinks)
+        self.ready = ready
         self._waiting = waiting
         self._started = time.time()
         self._counts: deque[tuple[float, int]] = deque(maxlen=RATE_OVER_S + 1)
 
-    def tell(self, board: Callable[[], StatusBoard]) -> None:
-        """Write to the board every second from a thread, best effort. board: connects, may raise redis.RedisError."""
-        threading.Thread(target=self._tell, args=(board,), name="status", daemon=True).start()
+    def publish(self, settings: Settings) -> None:
+        """Tell Redis every second, best effort, and answer on HEALTH_PORT: where the settings name them."""
+        if settings.redis:
+            threading.Thread(target=self._tell, args=(settings,), name="status", daemon=True).start()
+        if settings.health_port:
+            from dataflows.health import serve  # a third of a second that most processes need not spend
+
+            serve(self, settings.health_port)
 
     def values(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
@@ -73,7 +83,7 @@ class ProcessStatus:
                 "host": socket.gethostname(),
                 "started": self._started,
                 "now": now,
-                "claimed": len(partitions),
+                "ready": self.ready(),
                 "waiting": self._waiting(),
             },
             "events": {
@@ -86,13 +96,15 @@ class ProcessStatus:
             "sinks": {name: self._sink(name, sink) for name, sink in self._sinks.items()},
         }
 
-    def _tell(self, board: Callable[[], StatusBoard]) -> None:
-        connected: StatusBoard | None = None
+    def _tell(self, settings: Settings) -> None:
+        board: StatusBoard | None = None
         while True:
             self._counts.append((time.time(), self._progress.processed))
             with suppress(redis.RedisError, OSError):  # who reads sees the process fall silent
-                connected = connected or board()
-                connected.write(self.name, {key: json.dumps(value) for key, value in self.values().items()})
+                board = board or StatusBoard(
+                    connect(settings.redis, settings.redis_cluster_nodes), settings.kafka_consumer_group
+                )
+                board.write(self.name, {key: json.dumps(value) for key, value in self.values().items()})
             time.sleep(EVERY_S)
 
     def _per_second(self) -> float:
