@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -45,6 +47,20 @@ FIELDS_WAIVED: dict[tuple[str, str], str] = {
     ("sinks/bigquery_writer.py", "event_id"): HEADER,
     ("sinks/partner.py", "event_id"): HEADER,
 }
+
+# Module -> the distribution that brings it, where the two are not called the same.
+BROUGHT_BY = {
+    "dotenv": "python-dotenv",
+    "google.api_core": "google-api-core",
+    "google.auth": "google-auth",
+    "google.cloud.bigquery": "google-cloud-bigquery",
+    "google.cloud.bigquery_storage_v1": "google-cloud-bigquery-storage",
+    "google.rpc": "googleapis-common-protos",
+    "grpc": "grpcio",
+    "grpc_status": "grpcio-status",
+}
+# Dependency that no file imports -> why it is there
+NOT_IMPORTED = {"hiredis": "redis finds it and parses with it"}
 
 NO_NOUN = {"utils", "util", "common", "helpers", "helper", "manager", "misc", "shared", "base"}
 
@@ -100,6 +116,36 @@ def waiver_of(file: str, name: str) -> tuple[str, str] | None:
 
 def test_settings_and_metrics_import_nothing_of_ours() -> None:
     assert [name for module in MODULES for name in imported(ROOT / f"{module}.py")] == []
+
+
+def distributions(path: Path) -> set[str]:
+    """What a file needs from elsewhere, by the name under which it is installed."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import(names=names):
+                modules.update(alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), level=0, names=names):
+                modules.update(f"{module}.{alias.name}" for alias in names)
+    ours = OURS | sys.stdlib_module_names
+    return {distribution(module) for module in modules if module.split(".")[0] not in ours}
+
+
+def distribution(module: str) -> str:
+    brought = next((name for begin, name in BROUGHT_BY.items() if f"{module}.".startswith(f"{begin}.")), None)
+    return brought or module.split(".")[0].replace("_", "-")
+
+
+def test_what_is_imported_is_a_dependency_and_the_other_way_round() -> None:
+    """Also what another dependency happens to bring: it may stop doing so."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = {re.split(r"[\[<>=]", each)[0] for each in project["project"]["dependencies"]}
+    embedded = {re.split(r"[\[<>=]", each)[0] for each in project["dependency-groups"]["embedded"]}
+    places = [*modules(*FOLDERS), *(ROOT / f"{module}.py" for module in MODULES)]
+    # The emulator has an environment of its own (demo/bigquery_emulator/pyproject.toml).
+    needed = {each for path in places if path.parent.name != "bigquery_emulator" for each in distributions(path)}
+    assert needed - declared - embedded == set()
+    assert declared - needed == NOT_IMPORTED.keys()
 
 
 def named(path: Path) -> set[str]:
