@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -25,7 +25,19 @@ SinkName = Literal["redis", "bigquery", "partner", "dead_letters"]
 Need = Literal["postgres", "kafka", "redis", "bigquery", "partner"]
 
 WITHOUT_EFFECT = ("BATCH_SIZE", "PROCESSING_INTERVAL_SECONDS")
-SECRETS = ("DATABASE_URL", "POSTGRES_PASSWORD", "REDIS_URL", "EXTERNAL_API_TOKEN", "API_TOKEN")
+SECRETS = (
+    "DATABASE_URL",
+    "POSTGRES_PASSWORD",
+    "REDIS_URL",
+    "EXTERNAL_API_TOKEN",
+    "API_TOKEN",
+    "KAFKA_CONFIG_SASL_PASSWORD",
+    "KAFKA_CONFIG_SASL_OAUTHBEARER_CLIENT_SECRET",
+    "KAFKA_CONFIG_SSL_KEY_PASSWORD",
+    "KAFKA_CONFIG_SSL_KEY_PEM",
+    "KAFKA_CONFIG_SSL_KEYSTORE_PASSWORD",
+)
+SECRET_FILES = tuple(f"{name}_FILE" for name in SECRETS)
 
 
 class SettingsError(SystemExit):
@@ -67,13 +79,44 @@ def _bare_host(value: Any) -> Any:
     return value.split("://", 1)[-1].rstrip("/") if isinstance(value, str) else value
 
 
+def _database_url(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.startswith(("postgresql://", "postgres://")) and ("://" in text or "=" not in text):
+        raise ValueError("must be postgresql://user:password@host:port/db")
+    return value
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        known = parts.scheme in ("redis", "rediss", "unix") and (parts.port is None or parts.port > 0)
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("must be redis://host:port or rediss://user:password@host:port")
+    return value
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("has characters that no HTTP header can carry: check it for line ends and blanks")
+    return value
+
+
+TOPIC = r"^[A-Za-z0-9._-]{1,239}$"  # Kafka's 249 less the ending of the positions
+HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
+
+
 class Settings(BaseModel):
     """The values of the environment, checked. Secrets print as stars."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
 
     # PostgreSQL
-    database_url: SecretStr | None = Field(None, description="postgresql://user:password@host:port/db")
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
+        None, description="postgresql://user:password@host:port/db"
+    )
     postgres_host: str | None = Field(None, description="instead of DATABASE_URL, with the next four")
     postgres_port: int = Field(5432, ge=1, le=65535)
     postgres_db: str = "postgres"
@@ -85,20 +128,30 @@ class Settings(BaseModel):
     # Kafka
     kafka_bootstrap_servers: str | None = Field(None, description="host:port, comma separated")
     kafka_topic_engagement_events: str = Field(
-        "engagement-events", validation_alias=AliasChoices("KAFKA_TOPIC_ENGAGEMENT_EVENTS", "KAFKA_TOPIC")
+        "engagement-events",
+        validation_alias=AliasChoices("KAFKA_TOPIC_ENGAGEMENT_EVENTS", "KAFKA_TOPIC"),
+        pattern=TOPIC,
     )
     kafka_topic_partitions: int = Field(4, ge=1, le=10_000, description="partitions of the topic when it is created")
-    kafka_topic_dead_letters: str = "engagement-events.dead-letters"
+    kafka_topic_dead_letters: str = Field("engagement-events.dead-letters", pattern=TOPIC)
     kafka_consumer_group: str = Field("engagement", min_length=1, description="positions live in <group>.<sink>")
     kafka_config: dict[str, str] = Field(
-        default_factory=dict, description="any librdkafka property, from KAFKA_CONFIG_<PROPERTY_WITH_UNDERSCORES>"
+        default_factory=dict,
+        repr=False,  # may hold passwords
+        description="any librdkafka property, from KAFKA_CONFIG_<PROPERTY_WITH_UNDERSCORES>",
     )
 
     # Redis
-    redis_url: SecretStr | None = Field(None, description="redis://, rediss://; or REDIS_HOST and REDIS_PORT")
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = Field(
+        None, description="redis://, rediss://; or REDIS_HOST and REDIS_PORT"
+    )
     redis_host: str | None = None
     redis_port: int = Field(6379, ge=1, le=65535)
-    redis_cluster_nodes: str | None = Field(None, description="host:port, comma separated: a Redis Cluster")
+    redis_cluster_nodes: str | None = Field(
+        None,
+        pattern=r"^\s*[^\s,]+:\d{1,5}\s*(,\s*[^\s,]+:\d{1,5}\s*)*$",
+        description="host:port, comma separated: a Redis Cluster",
+    )
     redis_aggregation_window_minutes: int = Field(10, ge=1, le=60, description="length of a tumbling window")
 
     # BigQuery
@@ -114,8 +167,8 @@ class Settings(BaseModel):
     bigquery_emulator_grpc_host: Annotated[str | None, BeforeValidator(_bare_host)] = None
 
     # Partner
-    external_api_url: str | None = Field(None, pattern=r"^https?://")
-    external_api_token: SecretStr | None = None
+    external_api_url: str | None = Field(None, pattern=r"^https?://[^/\s]+\S*$")
+    external_api_token: HeaderValue | None = None
     external_api_batch_size: int = Field(500, ge=1, le=10_000, description="events per request")
     external_api_timeout_seconds: float = Field(10, gt=0, le=300)
 
@@ -127,7 +180,7 @@ class Settings(BaseModel):
     allowed_lateness_seconds: int = Field(600, ge=0, description="at least the window length")
     health_port: int = Field(0, ge=0, le=65535, description="/health /ready /metrics of this process; 0: none")
     api_port: int = Field(8080, ge=0, le=65535)
-    api_token: SecretStr | None = None
+    api_token: HeaderValue | None = Field(None, description="asked for by every route of the API but /health")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     enable_exactly_once: Annotated[bool, AfterValidator(_only_true)] = Field(True, description="not to be switched off")
 
@@ -150,7 +203,7 @@ class Settings(BaseModel):
         data["kafka_config"] = {
             name.removeprefix("KAFKA_CONFIG_").lower().replace("_", "."): value
             for name, value in values.items()
-            if name.startswith("KAFKA_CONFIG_")
+            if name.startswith("KAFKA_CONFIG_") and name not in SECRET_FILES
         }
         read: Self | None = None
         try:
@@ -238,6 +291,8 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
             source[name] = Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
             problems.append(f"{name}_FILE={path}: {error.strerror}")
+        except UnicodeDecodeError:
+            problems.append(f"{name}_FILE={path}: is no UTF-8 text")
     if problems:
         source[""] = "\n".join(problems)
     return source

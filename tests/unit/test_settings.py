@@ -126,3 +126,54 @@ def test_names_without_effect_are_found() -> None:
 
 def test_an_unknown_sink_is_refused() -> None:
     assert "SINKS" in problems(SINKS="redis,postgres")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "redis-host:6379"),
+        ("REDIS_URL", "http://:hunter2@redis:6379"),
+        ("REDIS_URL", "redis://:hunter2@redis:port"),
+        ("REDIS_CLUSTER_NODES", "node-a,node-b:6379"),
+        ("DATABASE_URL", "db.example:5432/app"),
+        ("DATABASE_URL", "postgresql+psycopg2://u:hunter2@db/app"),
+        ("EXTERNAL_API_URL", "http://"),
+        ("EXTERNAL_API_TOKEN", "hunter2\nX-Admin: 1"),
+        ("API_TOKEN", "hunter2é"),
+        ("KAFKA_TOPIC_ENGAGEMENT_EVENTS", "engagement events"),
+        ("KAFKA_TOPIC_DEAD_LETTERS", "a/b"),
+    ],
+)
+def test_what_no_client_could_use_is_refused_with_the_rest(name: str, value: str) -> None:
+    said = problems("kafka", sinks=False, **{name: value, "API_PORT": "eighty"})
+    assert f"  {name}=" in said
+    assert "API_PORT" in said
+    assert "KAFKA_BOOTSTRAP_SERVERS" in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "unix:///run/redis.sock"),
+        ("REDIS_URL", "rediss://user:p%40@redis.example/2?ssl_cert_reqs=required"),
+        ("REDIS_CLUSTER_NODES", "a:1, b:2"),
+        ("DATABASE_URL", "postgres://u@db/app"),
+        ("DATABASE_URL", "host=/run/postgresql dbname=app"),
+        ("EXTERNAL_API_URL", "https://partner.example/v1/events?tenant=3"),
+    ],
+)
+def test_every_spelling_that_the_clients_take_is_accepted(name: str, value: str) -> None:
+    read(**{name: value})
+
+
+def test_passwords_of_kafka_may_come_from_files_and_are_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2\n")
+    settings = read(KAFKA_BOOTSTRAP_SERVERS="k:1", KAFKA_CONFIG_SASL_PASSWORD_FILE=str(tmp_path / "password"))
+    assert settings.kafka == {"bootstrap.servers": "k:1", "sasl.password": "hunter2"}
+    assert "hunter2" not in repr(settings)
+
+
+def test_a_secret_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    assert "API_TOKEN_FILE" in problems(API_TOKEN_FILE=str(tmp_path / "token"))
