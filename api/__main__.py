@@ -25,6 +25,7 @@ def main() -> None:
     app = create_app(
         TotalsReader(client, layout, lateness_seconds=settings.allowed_lateness_seconds),
         StatusBoard(client, settings.kafka_consumer_group),
+        token=settings.api_token.get_secret_value() if settings.api_token else None,
     )
     # uvicorn ends its work at a signal, then raises the signal again: this is what it meets.
     for name in (signal.SIGTERM, signal.SIGINT):

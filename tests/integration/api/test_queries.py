@@ -53,11 +53,13 @@ class Service:
         self.sink.write([update])
         self.counted.append(count(records))
 
-    def ask(self, path: str, query: dict[str, Any] | None = None) -> httpx.Response:
+    def ask(
+        self, path: str, query: dict[str, Any] | None = None, headers: dict[bytes, bytes] | None = None
+    ) -> httpx.Response:
         async def get() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-                return await client.get(path, params=query or None)
+                return await client.get(path, params=query or None, headers=headers)
 
         return asyncio.run(get())
 
@@ -339,6 +341,26 @@ def test_metrics_are_counted_by_the_totals(service: Service) -> None:
     assert '\nsink_errors_total{sink="partner"} 4.0\n' in text
     assert "\nprocessed_events_total 3.0\n" in text
     assert "\nlate_events_total 1.0\n" in text
+
+
+def test_a_token_is_asked_for_by_every_route_but_health(service: Service) -> None:
+    service.app = create_app(service.reader, service.status, token="hush", now_us=lambda: service.now_us)
+    service.write(0, [Record(0, 0)], IDS)
+    start = boards.iso(NOON_MS * 1000)
+    for path in (
+        "/top-content",
+        f"/content/{IDS[0]}/stats",
+        f"/content/{IDS[0]}/events",
+        f"/windows/{start}",
+        "/metrics",
+        "/metrics/prometheus",
+    ):
+        for given in (None, "Bearer hus", "Bearer ", "Basic hush", "hush", "Bearer hush\u00e9"):
+            answer = service.ask(path, headers={b"Authorization": given.encode()} if given else None)
+            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), (path, given)
+        assert service.ask(path, headers={b"Authorization": b"Bearer hush"}).status_code == 200, path
+    assert service.ask("/top-content?limit=0").status_code == 401
+    assert service.ask("/health").status_code == 200
 
 
 def test_without_redis_the_answer_says_so(redis_server: Any, unique: str) -> None:
