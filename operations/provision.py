@@ -99,13 +99,14 @@ def _positions(settings: Settings) -> FirstPositions:
 
 def _set_redis(settings: Settings, topic: Topic, offsets: Mapping[int, int]) -> None:
     """Another owner's token fences the flow that holds the partition."""
-    from sinks.redis_client import Waiting, give_up
+    from sinks.redis_client import Waiting
     from sinks.redis_layout import Group
+    from sinks.repetition import give_up, never
 
     if not (settings.redis_url or settings.redis_host or settings.redis_cluster_nodes):
         raise Problem("The position of sink redis lies in Redis: set REDIS_URL (or REDIS_HOST).")
     layout = Group(settings.kafka_consumer_group, topic.name, settings.redis_aggregation_window_minutes)
-    redis = Waiting(settings.redis, settings.redis_cluster_nodes, lambda: False, give_up)
+    redis = Waiting(settings.redis, settings.redis_cluster_nodes, never, give_up)
     for partition, offset in offsets.items():
         position = {"next": offset, "topic_id": topic.topic_id, "owner": token_hex(16)}
         key = layout.partition(partition).position

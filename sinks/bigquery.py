@@ -8,19 +8,19 @@ then asks the table itself what landed behind that bound, so neither a lost proc
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import structlog
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
+from sinks.batches import Batch, Integers, SharedSink, by_partition, not_owned
 from sinks.bigquery_client import SINK, BigQueryPatience, BigQueryTable
 from sinks.bigquery_ledger import BigQueryLedger, Ledger
 from sinks.bigquery_registry import StreamRegistry
-from sinks.bigquery_rows import Batch, Integers, ToArrow
+from sinks.bigquery_rows import ToArrow
 from sinks.bigquery_stream import ACK_SECONDS
-from sinks.bigquery_writer import PartitionWriter, Position, Surroundings
-from sources.positions import Claim, Fenced, PartitionId
+from sinks.bigquery_writer import PartitionWriter, Surroundings
+from sinks.fenced_commit import Position
+from sources.positions import Claim, PartitionId
 
 log = structlog.get_logger()
 
@@ -28,11 +28,7 @@ PROVE_SECONDS = 30.0  # while BigQuery is away: how often the partitions are pro
 CLOSE_SECONDS = 3.0
 
 
-def _nobody_passed(partition: PartitionId, offset: int) -> bool:
-    return False
-
-
-class BigQuerySink(DynamicSink[Any]):
+class BigQuerySink(SharedSink):
     """Exactly once per Kafka record. Nothing outlives write_batch but the position, which may lag.
 
     table        where the rows go (and, for tests and demo, the emulator's addresses)
@@ -44,7 +40,6 @@ class BigQuerySink(DynamicSink[Any]):
     stopping, abandon   after SIGTERM a waiting call ends the process by `abandon()`, nothing committed
     passed       (partition, offset) -> has an operator said to pass this row? Asked while the breaker is open
     clock        seconds since 1970
-    ending       context around each callback of the engine, which turns FlowStopped into the end of the process
     Rows addressed to another sink are passed over. BigQuery away: waits without end, `last_error` says why.
     """
 
@@ -60,15 +55,14 @@ class BigQuerySink(DynamicSink[Any]):
         dead_letters: str,
         stopping: Callable[[], bool],
         abandon: Callable[[], object],
-        passed: Callable[[PartitionId, int], bool] = _nobody_passed,
+        passed: Callable[[PartitionId, int], bool] = lambda partition, offset: False,
         ledger: Ledger | None = None,
         writer: Any = None,
         clock: Callable[[], float] = time.time,
         wait_seconds_max: float = 5.0,
         ack_seconds: float = ACK_SECONDS,
-        ending: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._position, self._ending = position, ending
+        self._position = position
         self._writers: dict[int, tuple[int, PartitionWriter]] = {}  # by partition: (thread, writer)
         self._clock = clock
         self._patience = BigQueryPatience(stopping, abandon, self._while_waiting, wait_seconds_max)
@@ -108,28 +102,20 @@ class BigQuerySink(DynamicSink[Any]):
         self._writers[partition.partition] = threading.get_ident(), writer
         return Claim(writer.offset_next)
 
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> "BigQueryPart":
-        return BigQueryPart(self)
-
-    def write(self, batches: Sequence[Batch]) -> None:
+    def write(self, batches: Sequence[Batch], /) -> None:
         """Deliver the batches, of one partition or several, each in offset order; several are under way at once."""
-        by_partition: dict[int, list[Batch]] = {}
-        for batch in batches:
-            by_partition.setdefault(batch.span.partition.partition, []).append(batch)
-        numbers = ", ".join(map(str, by_partition))
-        with self._ending(f"delivering partition {numbers} to BigQuery"):
-            writers = [self._claimed(joined[0]) for joined in by_partition.values()]
-            for writer, joined in zip(writers, by_partition.values(), strict=True):
-                writer.begin(joined)
-            needing = [writer for writer in writers if writer.needs_stream()]
-            if needing:
-                self._open_streams(needing[0].partition)
-            for writer in writers:
-                writer.send()
-            for writer in writers:
-                writer.settle()
-            for writer, joined in zip(writers, by_partition.values(), strict=True):
-                writer.settle_position(idle=all(len(batch.offsets) == 0 for batch in joined))
+        work = [(self._claimed(joined[0]), joined) for joined in by_partition(batches).values()]
+        for writer, joined in work:
+            writer.begin(joined)
+        needing = [writer for writer, _ in work if writer.needs_stream()]
+        if needing:
+            self._open_streams(needing[0].partition)
+        for writer, _ in work:
+            writer.send()
+        for writer, _ in work:
+            writer.settle()
+        for writer, joined in work:
+            writer.settle_position(idle=all(len(batch.offsets) == 0 for batch in joined))
 
     def close(self) -> None:
         """A clean end: finalise the streams, so that the successor finds nothing open. Best effort: it will anyway."""
@@ -144,13 +130,9 @@ class BigQuerySink(DynamicSink[Any]):
                     log.info("bigquery_stream_left", stream=stream, error=str(failure)[:200])
 
     def _claimed(self, batch: Batch) -> PartitionWriter:
-        partition = batch.span.partition
-        claimed = self._writers.get(partition.partition)
-        if claimed is None:
-            raise Fenced(
-                f"A batch of partition {partition.partition} of {partition.topic} reached sink {SINK}, which has not "
-                "claimed that partition in this process. This process ends."
-            )
+        claimed = self._writers.get(batch.span.partition.partition)
+        if claimed is None or claimed[1].partition != batch.span.partition:
+            raise not_owned(batch.span, SINK)
         return claimed[1]
 
     def _open_streams(self, asked: PartitionId) -> None:
@@ -179,16 +161,3 @@ class BigQuerySink(DynamicSink[Any]):
     def _prove(self, writer: PartitionWriter) -> None:
         if self._clock() - writer.proven_at >= PROVE_SECONDS:
             writer.prove()
-
-
-class BigQueryPart(StatelessSinkPartition[Any]):
-    """The sink as one worker's step: the engine hands over what the source read."""
-
-    def __init__(self, sink: BigQuerySink) -> None:
-        self._sink = sink
-
-    def write_batch(self, items: list[Any]) -> None:
-        self._sink.write(items)
-
-    def close(self) -> None:
-        self._sink.close()

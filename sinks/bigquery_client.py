@@ -14,7 +14,6 @@ import google.auth.exceptions
 import grpc
 import pybreaker
 import requests
-import stamina
 import structlog
 from google.api_core import exceptions as failures
 from google.api_core.client_options import ClientOptions
@@ -24,6 +23,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
 import metrics
+from sinks.repetition import repeated
 from sources.positions import FlowStopped
 
 log = structlog.get_logger()
@@ -175,18 +175,16 @@ class BigQueryPatience:
 
     def call(self, what: str, function: Callable[..., T], *arguments: Any) -> T:
         """function(*arguments), again and again while it raises Away. `what` follows "to" in sentences."""
-        for attempt in stamina.retry_context(
-            on=(Away, pybreaker.CircuitBreakerError),
-            attempts=None,
-            timeout=None,
+        for attempt in repeated(
+            (Away, pybreaker.CircuitBreakerError),
+            self.stopping,
+            self._abandon,
             wait_initial=min(0.5, self._wait_max),
             wait_max=self._wait_max,
             wait_jitter=min(1.0, self._wait_max),
         ):
             with attempt:
                 if attempt.num > 1:
-                    if self.stopping():
-                        self._abandon()
                     self._meanwhile()
                 answer = self._breaker.call(self._try, what, function, arguments)
         self.last_error = None

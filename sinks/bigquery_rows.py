@@ -2,33 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sources.positions import Span
+from sinks.batches import Batch, Integers
 
 REQUEST_BYTES = 2_000_000  # aimed at: a request may hold 20 MB, connections are fastest from 1 MB up
 REQUEST_BYTES_MAX = 18_000_000  # a row above cannot be sent at all
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
-
-Integers = np.ndarray[Any, np.dtype[np.int64]]
-
-
-class Batch(Protocol):
-    """What this sink uses of an item: accepted events of one span, in offset order; all columns have length n.
-
-    timestamps_ms are Kafka's, int64 milliseconds; targets names the only sink that takes an event, None: all do."""
-
-    span: Span
-    offsets: Integers
-    keys: list[bytes | None]
-    values: list[bytes]
-    timestamps_ms: Integers
-    event_ids: list[str]
-    targets: list[str | None] | None
-
 
 ToArrow = Callable[[Any, Sequence[int]], pa.RecordBatch]  # (batch, rows) -> their columns, always the same schema
 

@@ -3,19 +3,20 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
 import structlog
 
 import metrics
+from sinks.batches import Batch, Integers, is_needed
 from sinks.bigquery_client import REFUSED_IN_A_ROW_MAX, SINK, Away, BigQueryPatience
 from sinks.bigquery_ledger import Ledger
-from sinks.bigquery_rows import REQUEST_BYTES_MAX, Batch, Integers, Rows, ToArrow, frozen, rows_of, schema_bytes
+from sinks.bigquery_rows import REQUEST_BYTES_MAX, Rows, ToArrow, frozen, rows_of, schema_bytes
 from sinks.bigquery_stream import Append, AppendStream, Refusal
-from sinks.fenced_commit import Committed, DeadLetterRecord, dead_letter
-from sources.positions import Fenced, FlowStopped, PartitionId, PositionGap
+from sinks.fenced_commit import DeadLetterRecord, Position, dead_letter
+from sources.positions import FlowStopped, PartitionId
 
 log = structlog.get_logger()
 
@@ -23,17 +24,6 @@ COMMIT_SECONDS = 2.0  # a position moves on at least this often
 REST_SECONDS = 86_400.0  # BigQuery forgets a stream after three idle days: after one a new one is claimed
 # What a table partitioned by day can hold, counted from today: 10 years back, 1 year ahead. Both a little less.
 DAYS_BACK_MAX, DAYS_AHEAD_MAX = 3650, 364
-
-
-class Position(Protocol):
-    """sinks.fenced_commit.FencedCommit, as far as this sink needs it."""
-
-    def open(self) -> Committed: ...
-    def commit(
-        self, offset_next: int, extra: str = "", letters: Sequence[DeadLetterRecord] = (), topic: str | None = None
-    ) -> None: ...
-    def renew(self, now: float) -> None: ...
-    def close(self) -> None: ...
 
 
 class Stored(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -102,20 +92,9 @@ class PartitionWriter:
         """Take batches in offset order; what lies below the position is passed over. Raises PositionGap, Fenced."""
         fresh, end = [], self.offset_next
         for batch in batches:
-            span = batch.span
-            if span.owner != self.owner or span.partition != self.partition:
-                raise Fenced(
-                    f"A batch of {self._name} reached sink {SINK} from a reader that does not own it here: another one "
-                    "has claimed the partition since. This process ends."
-                )
-            if span.offset_from > end:
-                raise PositionGap(
-                    f"A batch of {self._name} begins at offset {span.offset_from}, but sink {SINK} still needs {end}: "
-                    "nothing of it was written. Start again. If it persists: python -m operations.audit"
-                )
-            if span.offset_next > end:
+            if is_needed(batch.span, SINK, self.owner, end):
                 fresh.append(batch)
-                end = span.offset_next
+                end = batch.span.offset_next
         rows = rows_of(fresh, self._around.day_of, SINK, self.offset_next)
         self._runs = deque(self._without_impossible(rows))
         self.offset_next = end

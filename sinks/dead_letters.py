@@ -4,14 +4,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 import metrics
-from sinks.fenced_commit import Committed, DeadLetterRecord, dead_letter
-from sources.positions import Claim, Fenced, FlowStopped, PartitionId, PositionGap, Span
+from sinks.batches import SharedSink, by_partition, is_needed, not_owned
+from sinks.fenced_commit import DeadLetterRecord, Position, dead_letter
+from sources.positions import Claim, PartitionId, Span
 
 SINK = "dead_letters"
 REFUSED_BY = "parse"
@@ -51,17 +51,6 @@ class Batch(Protocol):
     def rejected(self) -> Sequence[Rejected]: ...
 
 
-class Position(Protocol):
-    """See sinks.fenced_commit.FencedCommit."""
-
-    def open(self) -> Committed: ...
-    def commit(
-        self, offset_next: int, extra: str = "", letters: Sequence[DeadLetterRecord] = (), topic: str | None = None
-    ) -> None: ...
-    def renew(self, now: float) -> None: ...
-    def close(self) -> None: ...
-
-
 @dataclass(slots=True)
 class _Partition:
     """offset_next: behind what was taken; stored, stored_at: what Kafka has of it, and since when (monotonic)."""
@@ -73,7 +62,7 @@ class _Partition:
     stored_at: float
 
 
-class DeadLettersSink(DynamicSink[Batch]):
+class DeadLettersSink(SharedSink):
     """Exactly once: the letters of a batch and the position behind it are one Kafka transaction.
 
     topic     the dead-letter topic
@@ -109,15 +98,9 @@ class DeadLettersSink(DynamicSink[Batch]):
         self._partitions[partition] = _Partition(owner, position, offset_next, offset_next, self._monotonic())
         return Claim(offset_next)
 
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> "DeadLettersPart":
-        return DeadLettersPart(self)
-
-    def write(self, batches: Sequence[Batch]) -> None:
+    def write(self, batches: Sequence[Batch], /) -> None:
         """Take the batches, of one or several partitions, each in offset order; what waits is joined."""
-        by_partition: dict[PartitionId, list[Batch]] = {}
-        for batch in batches:
-            by_partition.setdefault(batch.span.partition, []).append(batch)
-        for partition, joined in by_partition.items():
+        for partition, joined in by_partition(batches).items():
             self._write(partition, self._claimed(joined[0].span), joined)
 
     def close(self) -> None:
@@ -141,18 +124,10 @@ class DeadLettersSink(DynamicSink[Batch]):
 
     def _taken(self, state: _Partition, batch: Batch) -> list[Rejected]:
         """What the batch adds beyond the position, which moves behind it in memory."""
-        span, position = batch.span, state.offset_next
-        if span.owner != state.owner:
-            raise Fenced(f"Partition {span.partition.partition} of {span.partition.topic} was claimed anew.")
-        if span.offset_next <= position:
+        position = state.offset_next
+        if not is_needed(batch.span, SINK, state.owner, position):
             return []
-        if span.offset_from > position:
-            raise PositionGap(
-                f"A batch of partition {span.partition.partition} of {span.partition.topic} begins at offset "
-                f"{span.offset_from}, and the dead letters still need {position}: start again, without the recovery "
-                f"directory if it repeats itself."
-            )
-        state.offset_next = span.offset_next
+        state.offset_next = batch.span.offset_next
         return [rejected for rejected in batch.rejected if rejected.offset >= position]
 
     def _store(self, partition: PartitionId, state: _Partition, rejected: Sequence[Rejected]) -> None:
@@ -195,21 +170,5 @@ class DeadLettersSink(DynamicSink[Batch]):
     def _claimed(self, span: Span) -> _Partition:
         state = self._partitions.get(span.partition)
         if state is None:
-            raise FlowStopped(
-                f"Partition {span.partition.partition} of {span.partition.topic} was never claimed by {SINK}: the "
-                "source must be told of every destination."
-            )
+            raise not_owned(span, SINK)
         return state
-
-
-class DeadLettersPart(StatelessSinkPartition[Batch]):
-    """One worker's part; everything is acknowledged, or needs no acknowledgement, when write_batch returns."""
-
-    def __init__(self, sink: DeadLettersSink) -> None:
-        self._sink = sink
-
-    def write_batch(self, items: list[Any]) -> None:
-        self._sink.write(items)
-
-    def close(self) -> None:
-        self._sink.close()

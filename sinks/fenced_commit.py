@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-import stamina
 import structlog
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
-from sinks.transactions import TRY_SECONDS, WAIT_SECONDS_MAX, Record, Transactions, give_up, never
+from sinks.repetition import give_up, never, repeated
+from sinks.transactions import TRY_SECONDS, Record, Transactions
 from sources.positions import FlowStopped, PartitionId
 
 log = structlog.get_logger()
@@ -93,6 +93,17 @@ def dead_letter(
         headers["for"] = target
     # `errors`: a detail may quote broken text
     return DeadLetterRecord(key, value, [(name, text.encode(errors="replace")) for name, text in headers.items()])
+
+
+class Position(Protocol):
+    """FencedCommit, as the sinks see it."""
+
+    def open(self) -> Committed: ...
+    def commit(
+        self, offset_next: int, extra: str = "", letters: Sequence[DeadLetterRecord] = (), topic: str | None = None
+    ) -> None: ...
+    def renew(self, now: float) -> None: ...
+    def close(self) -> None: ...
 
 
 class FencedCommit:
@@ -173,12 +184,10 @@ class FencedCommit:
     def _read(self, consumer: Consumer) -> TopicPartition:
         """The stored position; waits while Kafka is away."""
         asked = [TopicPartition(self._partition.topic, self._partition.partition)]
-        for attempt in stamina.retry_context(on=_may_pass, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+        for attempt in repeated(_may_pass, self._stopping, self._abandon):
             with attempt:
                 if attempt.num > 1:
                     log.warning("waiting_for_kafka", to="read the position", group=self._group, tries=attempt.num)
-                    if self._stopping():
-                        self._abandon()
                 answer = consumer.committed(asked, timeout=TRY_SECONDS)[0]
                 if answer.error is not None:
                     raise KafkaException(answer.error)

@@ -7,37 +7,25 @@ transaction is also the acknowledgement of the request before it.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
 import structlog
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 import metrics
-from sinks.fenced_commit import Committed, DeadLetterRecord, dead_letter
+from sinks.batches import Batch, SharedSink, by_partition, is_needed, not_owned
+from sinks.fenced_commit import DeadLetterRecord, Position, dead_letter
 from sinks.partner_client import SINK, Answer, PartnerClient, Patience, PatientPartner, Verdict
-from sinks.partner_requests import Batch, Outgoing, Request, Stored, idempotency_key, requests
-from sources.positions import Claim, Fenced, FlowStopped, PartitionId, PositionGap, Span
+from sinks.partner_requests import Outgoing, Request, Stored, idempotency_key, requests
+from sources.positions import Claim, FlowStopped, PartitionId, Span
 
 log = structlog.get_logger()
 
 SETTLE_S = 2.0  # a position moves on at least this often, also where no request stores it
 FENCE_CHECK_S = 30.0  # a request is not repeated on the strength of an older proof of ownership
 REASONS = {Verdict.REFUSED: "refused", Verdict.TOO_LARGE: "too_large"}
-
-
-class Position(Protocol):
-    """sinks.fenced_commit.FencedCommit, as far as this sink needs it."""
-
-    def open(self) -> Committed: ...
-    def commit(
-        self, offset_next: int, extra: str = "", letters: Sequence[DeadLetterRecord] = (), topic: str | None = None
-    ) -> None: ...
-    def renew(self, now: float) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -63,7 +51,7 @@ class _Partition:
     held: list[Outgoing] = field(default_factory=list)
 
 
-class PartnerSink(DynamicSink[Any]):
+class PartnerSink(SharedSink):
     """At most one effect per event at a partner that honours Idempotency-Key; at least one at any other.
 
     bodies       (batch, rows) -> the JSON object of each row
@@ -71,7 +59,6 @@ class PartnerSink(DynamicSink[Any]):
     dead_letters topic that takes what the partner refuses for what it is
     passed       (partition, offset) -> has an operator said to pass this event? Asked while the breaker is open
     now_ms       wall clock, milliseconds since 1970
-    ending       context around each callback of the engine, which turns FlowStopped into the end of the process
 
     Everything is acknowledged when write_batch returns; the position in Kafka follows with the next request, within
     SETTLE_S, or at once when idle or stopping. Events addressed to another sink are passed over.
@@ -95,7 +82,6 @@ class PartnerSink(DynamicSink[Any]):
         patience: Patience | None = None,
         client: PartnerClient | None = None,
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
-        ending: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._batch_size = batch_size
         self._bodies = bodies
@@ -104,7 +90,6 @@ class PartnerSink(DynamicSink[Any]):
         self._passed = passed
         self._stopping = stopping
         self._now_ms = now_ms
-        self._ending = ending
         self._partitions: dict[int, _Partition] = {}
         self._partner = PatientPartner(
             client or PartnerClient(url, token, timeout_s),
@@ -145,17 +130,10 @@ class PartnerSink(DynamicSink[Any]):
         self._partner.refused_in_a_row = run + [(partition.partition, offset) for offset in stored.refused]
         return Claim(offset_next)
 
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> "PartnerPart":
-        return PartnerPart(self)
-
-    def write(self, batches: Sequence[Batch]) -> None:
+    def write(self, batches: Sequence[Batch], /) -> None:
         """Deliver the batches, which may be of several partitions, each in offset order."""
-        by_partition: dict[int, list[Batch]] = {}
-        for batch in batches:
-            by_partition.setdefault(batch.span.partition.partition, []).append(batch)
-        for partition, joined in by_partition.items():
-            with self._ending(f"delivering partition {partition} to the partner"):
-                self._write(self._claimed(joined[0].span), joined)
+        for joined in by_partition(batches).values():
+            self._write(self._claimed(joined[0].span), joined)
 
     def close(self) -> None:
         self._partner.close()
@@ -164,11 +142,8 @@ class PartnerSink(DynamicSink[Any]):
 
     def _claimed(self, span: Span) -> _Partition:
         state = self._partitions.get(span.partition.partition)
-        if state is None or state.id != span.partition or state.owner != span.owner:
-            raise Fenced(
-                f"A batch of partition {span.partition.partition} of {span.partition.topic} reached sink {SINK} from a "
-                "reader that does not own it here: another one has claimed the partition since. This process ends."
-            )
+        if state is None or state.id != span.partition:
+            raise not_owned(span, SINK)
         return state
 
     def _write(self, state: _Partition, batches: Sequence[Batch]) -> None:
@@ -186,16 +161,9 @@ class PartnerSink(DynamicSink[Any]):
 
     def _fresh(self, state: _Partition, batch: Batch) -> list[Outgoing]:
         """The events of the batch that this sink still needs and takes."""
-        span = batch.span
-        if span.offset_from > state.seen:
-            raise PositionGap(
-                f"A batch of partition {span.partition.partition} of {span.partition.topic} begins at offset "
-                f"{span.offset_from}, but sink {SINK} still needs {state.seen}: nothing was sent. Start again; if it "
-                "persists: python -m operations.audit"
-            )
-        if span.offset_next <= state.seen:
+        if not is_needed(batch.span, SINK, state.owner, state.seen):
             return []
-        seen, state.seen = state.seen, span.offset_next
+        seen, state.seen = state.seen, batch.span.offset_next
         rows = [
             row
             for row in range(int(np.searchsorted(batch.offsets, seen)), len(batch.offsets))
@@ -320,19 +288,6 @@ class PartnerSink(DynamicSink[Any]):
                 offset_next, extra = state.stored
                 state.position.commit(offset_next, msgspec.json.encode(extra).decode())
                 state.stored_at = time.monotonic()
-
-
-class PartnerPart(StatelessSinkPartition[Any]):
-    """The sink as one worker's step: the engine hands over what the source read."""
-
-    def __init__(self, sink: PartnerSink) -> None:
-        self._sink = sink
-
-    def write_batch(self, items: list[Any]) -> None:
-        self._sink.write(items)
-
-    def close(self) -> None:
-        self._sink.close()
 
 
 def _detail(answer: Answer) -> str:

@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 
 import httpx
 import pybreaker
-import stamina
 import structlog
 
 import metrics
+from sinks.repetition import repeated
 
 log = structlog.get_logger()
 
@@ -200,10 +200,10 @@ class PatientPartner:
         hold   words why this refusal must not stand yet (the breaker opens, the same request is repeated), or None
         """
         wait = self._patience
-        tries = stamina.retry_context(
-            on=Unavailable,
-            attempts=None,
-            timeout=None,
+        tries = repeated(
+            Unavailable,
+            self._stopping,
+            self._abandon,
             wait_initial=wait.wait_s,
             wait_max=wait.wait_s_max,
             wait_jitter=wait.jitter_s,

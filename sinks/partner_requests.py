@@ -6,26 +6,11 @@ Pure: the same records and the same stored range make the same request again.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 
-from sources.positions import PartitionId, Span
-
-
-class Batch(Protocol):
-    """What this sink uses of an item: accepted events of one span, in offset order; all columns have length n.
-
-    timestamps_ms are Kafka's, int64 milliseconds; targets names the only sink that takes an event, None: all do."""
-
-    span: Span
-    offsets: np.ndarray[Any, np.dtype[np.int64]]
-    keys: list[bytes | None]
-    values: list[bytes]
-    timestamps_ms: np.ndarray[Any, np.dtype[np.int64]]
-    event_ids: list[str]
-    targets: list[str | None] | None
+from sinks.batches import Batch
+from sources.positions import PartitionId
 
 
 class Stored(msgspec.Struct, frozen=True, omit_defaults=True):

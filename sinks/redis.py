@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
-
 import metrics
-from sinks.redis_client import SINK, Waiting, give_up, never
+from sinks.batches import SharedSink
+from sinks.redis_client import SINK, Waiting
 from sinks.redis_layout import CONTENTS_TTL_S, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 from sinks.redis_write import Update, Write, joined, script_commands
+from sinks.repetition import give_up, never
 from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
 
 REGISTER_S = 3600.0
@@ -51,7 +51,7 @@ class Loaded:
     periods: list[LoadedPeriod] = field(default_factory=list)
 
 
-class RedisSink(DynamicSink[Any]):
+class RedisSink(SharedSink):
     """Absolute totals, each Update exactly once: script, owner token and position are one write.
 
     group           consumer group, part of every key
@@ -123,9 +123,6 @@ class RedisSink(DynamicSink[Any]):
         """What Redis holds of the span's partition: position, counters, and the buckets still needed."""
         keys = self.layout(span.partition.topic).partition(span.partition.partition)
         return self._redis.call("load the open totals", lambda client: self._load(client, keys))
-
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> "RedisPartition":
-        return RedisPartition(self)
 
     def write(self, updates: Sequence[Update]) -> None:
         """Write updates, each partition's in offset order; when it returns, Redis has acknowledged them."""
@@ -206,16 +203,6 @@ class RedisSink(DynamicSink[Any]):
             name.removeprefix("total_"): int(value) for name, value in position.items() if name.startswith("total_")
         }
         return Loaded(int(position["next"]), watermark_us, newest_ms, counters, periods)
-
-
-class RedisPartition(StatelessSinkPartition[Any]):
-    """One worker's end of the sink; nothing outlives `write_batch`."""
-
-    def __init__(self, sink: RedisSink) -> None:
-        self._sink = sink
-
-    def write_batch(self, items: list[Any]) -> None:
-        self._sink.write(items)
 
 
 def _refuse_eviction(client: Any) -> None:

@@ -1,10 +1,9 @@
 """How Redis is reached, and what is waited out: shared by the sink, by what reads the totals, and by the status."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import redis
-import stamina
 import structlog
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
@@ -12,6 +11,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 import metrics
+from sinks.repetition import repeated
 from sources.positions import FlowStopped
 
 log = structlog.get_logger()
@@ -20,7 +20,6 @@ T = TypeVar("T")
 SINK = "redis"
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0
-WAIT_SECONDS_MAX = 2.0
 # Answers that waiting cannot cure; every other failure is waited out.
 HOPELESS = (
     redis.AuthenticationError,
@@ -83,10 +82,8 @@ class Waiting:
 
     def call(self, doing: str, what: Callable[[Any], T]) -> T:
         """`what(client)`. Raises FlowStopped for an answer that waiting cannot change."""
-        for attempt in stamina.retry_context(on=passing, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+        for attempt in repeated(passing, self._stopping, self._abandon):
             with attempt:
-                if attempt.num > 1 and self._stopping():
-                    self._abandon()
                 try:
                     if self._client is None:
                         self._client = connect(self._url, self._cluster_nodes)
@@ -113,11 +110,3 @@ def passing(failure: Exception) -> bool:
     if isinstance(failure, redis.ResponseError) and not isinstance(failure, PASSING):
         return str(failure).startswith(PASSING_ANSWERS)
     return isinstance(failure, RedisError | RedisClusterException | OSError)
-
-
-def never() -> bool:
-    return False
-
-
-def give_up() -> NoReturn:
-    raise FlowStopped("Stopped while waiting for Redis: what it has not acknowledged will be written after the start.")

@@ -7,18 +7,17 @@ nothing. Kafka away is waited for without end, in words; what no waiting can cur
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-import stamina
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from sinks.repetition import give_up, never, repeated
 from sources.positions import Fenced, FlowStopped
 
 log = structlog.get_logger()
 
 TRY_SECONDS = 5.0  # one try of a blocking call: how long a stop request may go unseen
-WAIT_SECONDS_MAX = 2.0
 HANG_SECONDS = 30.0  # a call that was to return after TRY_SECONDS never will
 
 PROVISION = "create the topics with: python -m operations.provision"
@@ -46,14 +45,6 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]] = ()
-
-
-def never() -> bool:
-    return False
-
-
-def give_up() -> NoReturn:
-    raise FlowStopped("Stopped while waiting for Kafka: nothing of the open transaction was committed.")
 
 
 class Transactions:
@@ -102,9 +93,9 @@ class Transactions:
 
         When it returns, all of it is committed. Anything raised: nothing is, or (Kafka away) nobody knows yet, and
         the successor's `open` settles it before it reads positions."""
-        for attempt in stamina.retry_context(on=aborted, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+        for attempt in repeated(aborted, self._stopping, self._abandon):
             with attempt:
-                self._before(attempt.num, "write")
+                self._say_waiting("write", attempt.num)
                 try:
                     self._once(records, offsets, group)
                 except KafkaException as failure:
@@ -133,7 +124,9 @@ class Transactions:
                 return
             except BufferError:  # librdkafka's queue is full: wait for acknowledgements
                 producer.flush(TRY_SECONDS)
-                self._before(2, "write")
+                self._say_waiting("write", 2)
+                if self._stopping():
+                    self._abandon()
 
     def _settle(self, failure: KafkaException) -> None:
         """Leave no transaction open behind a failure: abort it, or say why the flow must end."""
@@ -145,9 +138,9 @@ class Transactions:
 
     def _blocking(self, what: str, call: Callable[..., Any], *arguments: Any) -> None:
         """Call, and call again while Kafka is away: librdkafka goes on with the same operation."""
-        for attempt in stamina.retry_context(on=repeatable, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+        for attempt in repeated(repeatable, self._stopping, self._abandon):
             with attempt:
-                self._before(attempt.num, what)
+                self._say_waiting(what, attempt.num)
                 try:
                     call(*arguments, TRY_SECONDS)
                 except KafkaException as failure:
@@ -162,13 +155,9 @@ class Transactions:
                     log.warning("kafka_failed", doing=what, transactional_id=self._id, error=error.str())
                     raise
 
-    def _before(self, tries: int, what: str) -> None:
-        """Before each repetition: a process that is asked to stop ends here, nothing committed."""
-        if tries == 1:
-            return
-        log.warning("waiting_for_kafka", to=what, transactional_id=self._id, tries=tries)
-        if self._stopping():
-            self._abandon()
+    def _say_waiting(self, what: str, tries: int) -> None:
+        if tries > 1:
+            log.warning("waiting_for_kafka", to=what, transactional_id=self._id, tries=tries)
 
     def _stopped(self, error: KafkaError) -> FlowStopped:
         remedy = REMEDIES.get(error.code(), "see the broker's log, then start again")

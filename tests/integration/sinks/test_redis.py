@@ -215,7 +215,7 @@ def test_a_stop_while_redis_is_away_abandons(redis_server: Any, unique: str) -> 
     process = Process(make_sink(redis_server.url, unique, stopping=stop.is_set), "a")
     redis_server.stop()
     stop.set()
-    with pytest.raises(FlowStopped, match="Stopped while waiting for Redis"):
+    with pytest.raises(FlowStopped, match="Stopped while waiting for an answer"):
         process.take(SOME, 0)
 
 

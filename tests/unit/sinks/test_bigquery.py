@@ -164,7 +164,7 @@ def test_a_batch_of_another_owner_is_fenced(server: FakeBigQuery, broker: FakeBr
 
 
 def test_a_batch_of_an_unclaimed_partition_is_fenced(server: FakeBigQuery, broker: FakeBroker) -> None:
-    with pytest.raises(Fenced, match="not claimed"):
+    with pytest.raises(Fenced, match="does not own it here"):
         bigquery_sink(server, broker).write([batch(0, 5, partition=partition_id(3))])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sinks.dead_letters import DeadLettersSink
 from sinks.fenced_commit import Committed, DeadLetterRecord
-from sources.positions import Claim, Fenced, FlowStopped, PartitionId, PositionGap, Span
+from sources.positions import Claim, Fenced, PartitionId, PositionGap, Span
 
 PARTITION = PartitionId("events", "id", 3)
 
@@ -118,7 +118,7 @@ def test_below_the_own_position_nothing_is_written_again(flow) -> None:
 
 
 def test_a_batch_beyond_the_position_stops_the_flow_and_writes_nothing(flow) -> None:
-    with pytest.raises(PositionGap, match="begins at offset 101, and the dead letters still need 100"):
+    with pytest.raises(PositionGap, match="begins at offset 101, but sink dead_letters still needs 100"):
         flow.write((101, 110, [105]))
 
     assert flow.commits == []
@@ -172,7 +172,7 @@ def test_another_owner_of_the_partition_is_refused(flow) -> None:
 
 
 def test_a_partition_that_was_never_claimed_is_refused(flow) -> None:
-    with pytest.raises(FlowStopped, match="never claimed"):
+    with pytest.raises(Fenced, match="does not own it here"):
         flow.write((100, 110, []), partition=PartitionId("events", "id", 4))
 
 
