@@ -13,7 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from redis.exceptions import RedisClusterException
 
 from api.queries import TotalsReader
-from api.service_metrics import as_json, as_prometheus
+from api.service_metrics import as_json, as_prometheus, troubles
 from engagement.events import is_uuid
 from sinks.redis_status import StatusBoard
 
@@ -80,14 +80,17 @@ def create_app(
 
     @app.get("/health")
     def health() -> dict[str, Any]:
-        """Every living process in its own words, and where the totals stand."""
+        """Every living process in its own words, what they wait for, and where the totals stand."""
+        processes = as_json([], status.read())["processes"]
+        trouble = troubles(processes)
         return {
-            "status": "ok",
+            "status": "degraded" if trouble else "ok",
+            "troubles": trouble,
             "partitions": {
                 position.partition: {"offset_next": position.offset_next, "newest_ms": position.newest_ms}
                 for position in totals.positions()
             },
-            "processes": as_json([], status.read())["processes"],
+            "processes": processes,
         }
 
     app.include_router(guarded)

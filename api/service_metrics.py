@@ -1,12 +1,26 @@
 """The pipeline's numbers as one JSON object, and as Prometheus text: counters of the totals, status of processes."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from api.queries import PartitionPosition
+
+HELP = {
+    "processed_events_total": "Events that the totals have taken in.",
+    "late_events_total": "Events too late for their window.",
+    "rejected_events_total": "Records that parse rejected.",
+    "skipped_events_total": "Debezium updates, deletes and tombstones.",
+    "processing_latency_seconds": "Kafka timestamp to acknowledgement, mean since the start, of the slowest sink.",
+    "processing_latency_seconds_by_sink": "Kafka timestamp to acknowledgement, mean since the start.",
+    "sink_errors_total": "Failed tries of a sink, retries included, of the living processes.",
+    "kafka_lag_seconds": "Age of the newest record read while more waits, else 0: the largest of all partitions.",
+    "events_per_second": "Events per second that reach the totals.",
+}
 
 
 def as_json(positions: Iterable[PartitionPosition], status: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -47,15 +61,41 @@ def as_json(positions: Iterable[PartitionPosition], status: Mapping[str, Mapping
 
 
 def as_prometheus(numbers: Mapping[str, Any]) -> bytes:
-    """The numbers of `as_json` as text; those by sink carry a label."""
-    registry = CollectorRegistry()
-    for name, value in numbers.items():
-        if isinstance(value, int | float):
-            Gauge(name, f"{name} as in /metrics", registry=registry).set(value)
-    by_sink = Gauge("sink_errors_total", "Failed tries of a sink", ["sink"], registry=registry)
-    for sink, count in numbers["sink_errors_total"].items():
-        by_sink.labels(sink).set(count)
+    """The numbers of `as_json` as text: `_total` are counters; those by sink carry a label; null ones are left out."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(numbers))
     return generate_latest(registry)
+
+
+def troubles(processes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the processes wait for or fail at, one sentence each, naming the process and its sink."""
+    found = []
+    for name, said in processes.items():
+        if waiting := said.get("process", {}).get("waiting"):
+            found.append(f"{name}: {waiting}")
+        for sink, state in said.get("sinks", {}).items():
+            if error := state.get("error") or ("its breaker is open" if state.get("breaker") == "open" else ""):
+                found.append(f"{name}: {sink}: {error}")
+    return found
+
+
+class _Families(Collector):
+    """The numbers as families of samples."""
+
+    def __init__(self, numbers: Mapping[str, Any]) -> None:
+        self._numbers = numbers
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in self._numbers.items():
+            by_sink = value if isinstance(value, dict) and name != "processes" else None
+            if by_sink is None and not isinstance(value, int | float):
+                continue
+            make = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = make(name, HELP[name], labels=[] if by_sink is None else ["sink"])
+            for sink, of_sink in ({"": value} if by_sink is None else by_sink).items():
+                if of_sink is not None:
+                    family.add_metric([sink] if sink else [], of_sink)
+            yield family
 
 
 def _total(positions: Iterable[PartitionPosition], name: str) -> int:

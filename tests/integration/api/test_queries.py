@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import create_app
 from api.queries import TotalsReader
@@ -341,6 +342,37 @@ def test_metrics_are_counted_by_the_totals(service: Service) -> None:
     assert '\nsink_errors_total{sink="partner"} 4.0\n' in text
     assert "\nprocessed_events_total 3.0\n" in text
     assert "\nlate_events_total 1.0\n" in text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {name: family.type for name, family in families.items()} == {
+        "processed_events": "counter",
+        "late_events": "counter",
+        "rejected_events": "counter",
+        "skipped_events": "counter",
+        "sink_errors": "counter",
+        "processing_latency_seconds": "gauge",
+        "processing_latency_seconds_by_sink": "gauge",
+        "kafka_lag_seconds": "gauge",
+        "events_per_second": "gauge",
+    }
+    for name, value in metrics.items():
+        if isinstance(value, int | float):
+            assert [sample.value for sample in families[name.removesuffix("_total")].samples] == [value]
+
+
+def test_health_names_the_sink_that_is_down(service: Service) -> None:
+    assert (service.get("/health")["status"], service.get("/health")["troubles"]) == ("ok", [])
+    sinks = {
+        "redis": {"breaker": "closed", "error": ""},
+        "partner": {"breaker": "open", "error": "the partner answers 503"},
+    }
+    said = {"process": {"waiting": "PostgreSQL: connection refused"}, "sinks": sinks, "events": {"per_second": 0}}
+    service.status.write("all.0-3", {key: json.dumps(value) for key, value in said.items()})
+    health = service.get("/health")
+    assert health["status"] == "degraded"
+    assert health["troubles"] == [
+        "all.0-3: PostgreSQL: connection refused",
+        "all.0-3: partner: the partner answers 503",
+    ]
 
 
 def test_a_token_is_asked_for_by_every_route_but_health(service: Service) -> None:
