@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -20,9 +22,11 @@ def test_the_diagram_is_the_one_that_bytewax_prints() -> None:
     assert printed in README
 
 
-def test_every_file_it_names_is_there() -> None:
-    named = set(re.findall(r"`((?:tests|sinks|engagement|dataflows|sql|docs|operations)/[\w/.]+\.\w+)`", README))
-    assert len(named) > 8
+@pytest.mark.parametrize("path", ["README.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))])
+def test_every_file_that_is_named_is_there(path: str) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:tests|sources|sinks|engagement|dataflows|sql|docs|operations)/[\w/.]+\.\w+)`", text))
+    assert path != "README.md" or len(named) > 8
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
