@@ -83,10 +83,10 @@ def _topic_id(settings: Settings) -> str:
     """The id of the topic that rows go to, which is watched from now on. Raises FlowStopped where one is missing.
 
     No position is read here: an open transaction of the predecessor hides it until we have taken over."""
-    admin = admin_client(settings.kafka)
+    admin, where = admin_client(settings.kafka), settings.kafka["bootstrap.servers"]
     topics = []
     for name in (settings.topic_positions, settings.kafka_topic_engagement_events):
-        found = ask(f"look up topic {name}", partial(describe, admin, name), lifecycle.waiting_for_kafka)
+        found = ask(f"look up topic {name} at {where}", partial(describe, admin, name), lifecycle.waiting_for_kafka)
         if found is None:
             raise FlowStopped(f"Kafka has no topic {name}: create it with: {PROVISION}")
         topics.append(found)

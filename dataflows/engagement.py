@@ -104,6 +104,7 @@ def _connected(settings: Settings) -> Dataflow:
         snapshot_destination="redis",
         stopping=stopping,
         ending=ending,
+        waiting=waiting_for_kafka,
     )
     table.start()
     watch_topic(settings.kafka, topic)
@@ -113,7 +114,7 @@ def _connected(settings: Settings) -> Dataflow:
         source.status,
         destinations.sinks,
         ready=lambda: bool(source.status()),
-        waiting=lambda: f"PostgreSQL: {table.error}" if table.error else "",
+        waiting=lambda: _waiting(table, source),
     ).publish(settings)
     return build(source, lookup.enrich, destinations.totals, sinks)
 
@@ -149,6 +150,12 @@ def _name(settings: Settings, partitions: tuple[int, ...]) -> str:
     name = f"{'+'.join(settings.sinks)}.{partitions[0]}-{partitions[-1]}"
     execution = Execution.of_this_process()
     return name if execution.alone else f"{name}.{execution.index}"
+
+
+def _waiting(table: PostgresLookup, source: KafkaSource[ParsedEvents]) -> str:
+    """What is waited for besides destinations, in words; "" for nothing."""
+    systems = {"PostgreSQL": table.error, "Kafka": source.away()}
+    return "; ".join(f"{name}: {error}" for name, error in systems.items() if error)
 
 
 def _sql(name: str) -> str:

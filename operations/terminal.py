@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import stamina.instrumentation
 import structlog
 import typer
 from confluent_kafka import KafkaException
@@ -23,6 +24,7 @@ def waiting(what: str) -> None:
 @contextmanager
 def in_words() -> Iterator[None]:
     """Around a command: what stops it is said in a sentence, and the exit code is 1."""
+    stamina.instrumentation.set_on_retry_hooks([])  # what is waited for is said by `waiting`
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger("warning"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

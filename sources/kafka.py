@@ -16,9 +16,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from sources.kafka_topics import AWAY
+from sources.kafka_brokers import QUIET, Brokers
+from sources.kafka_topics import AWAY, ask, is_away, say
 from sources.positions import Claim, Destination, FlowStopped, PartitionId, PositionGap, Span
 
 POLL_EVENTS_MAX = 2000  # larger batches fall out of the CPU's cache
@@ -78,6 +79,7 @@ class HasSpan(Protocol):
 
 
 T = TypeVar("T", bound=HasSpan)
+X = TypeVar("X")
 Snapshot = tuple[str, int, int]  # topic id, offset_next, newest Kafka timestamp in milliseconds (0: none yet)
 
 
@@ -96,6 +98,7 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
     ready         the item -> may it go on now? Never blocks. Until it says yes the partition waits, alone
     destinations  claimed before the first record of a partition is read
     snapshot_destination  the destination whose totals live in the snapshot; without it a snapshot does not count
+    waiting       called with what is waited for, again and again while Kafka is away; what it raises ends the waiting
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
         snapshot_destination: str | None,
         stopping: Stopping,
         ending: Callable[[str], Any],
+        waiting: Callable[[str], None] = say,
     ) -> None:
         self.kafka = dict(kafka)
         self.topic = topic
@@ -122,11 +126,17 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
         self.snapshot_destination = snapshot_destination
         self.stopping = stopping
         self.ending = ending
+        self._wait = waiting
+        self._asking = ""  # what a start waits for
         self._parts: list[KafkaPartition[T]] = []
 
     def status(self) -> list[PartitionStatus]:
         """Where each partition of this process stands. May be called from any thread."""
         return [part.status() for part in self._parts]
+
+    def away(self) -> str:
+        """Why no broker answers; "" where one does. May be called from any thread."""
+        return self._asking or next(filter(None, (part.brokers.away() for part in self._parts)), "")
 
     def list_parts(self) -> list[str]:
         """One part per Kafka partition of this process."""
@@ -138,7 +148,8 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
             partition = PartitionId(self.topic, self.topic_id, int(for_part))
             owner = token_hex(16)
             claims = {each.name: each.claim(partition, owner) for each in self.destinations}
-            consumer = Consumer({**TUNED, **self.kafka, **REQUIRED})
+            brokers = Brokers(partition=partition.partition)
+            consumer = Consumer({**QUIET, **TUNED, **self.kafka, **REQUIRED, "error_cb": brokers})
             start = self._start(consumer, partition, claims, resume_state)
             consumer.assign([TopicPartition(self.topic, partition.partition, start)])
             positions = [claim.offset_next for claim in claims.values()]
@@ -152,7 +163,7 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
                 snapshot=resume_state[1] if resume_state else None,
             )
             self.stopping.working(for_part)
-            part = KafkaPartition(self, consumer, partition, owner, start, cuts)
+            part = KafkaPartition(self, consumer, brokers, partition, owner, start, cuts)
             self._parts.append(part)
             return part
         raise AssertionError("unreachable")
@@ -162,8 +173,10 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
     ) -> int:
         """The first offset to read."""
         where = f"partition {partition.partition} of topic {partition.topic}"
-        low, high = consumer.get_watermark_offsets(
-            TopicPartition(partition.topic, partition.partition), timeout=METADATA_TIMEOUT_S, cached=False
+        place = TopicPartition(partition.topic, partition.partition)
+        low, high = self._answer(
+            f"find the ends of {where}",
+            lambda: consumer.get_watermark_offsets(place, timeout=METADATA_TIMEOUT_S, cached=False),
         )
         wanted: dict[str, int] = {}
         for name, claim in claims.items():
@@ -205,12 +218,26 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
     def _two_hours_ago(self, consumer: Consumer, partition: PartitionId, high: int) -> int:
         asked_ms = int(time.time() * 1000) - EMPTY_DESTINATION_MS
         asked = TopicPartition(partition.topic, partition.partition, asked_ms)
-        found = consumer.offsets_for_times([asked], timeout=METADATA_TIMEOUT_S)[0]
+        found = self._answer(
+            f"find where partition {partition.partition} stood two hours ago",
+            lambda: consumer.offsets_for_times([asked], timeout=METADATA_TIMEOUT_S)[0],
+        )
         if found.error is not None:
             raise FlowStopped(
                 f"Kafka cannot say where partition {partition.partition} stood two hours ago: {found.error}"
             )
         return int(found.offset) if found.offset >= 0 else high
+
+    def _answer(self, what: str, call: Callable[[], X]) -> X:
+        """Kafka's answer at a start, waited for."""
+
+        def waiting(what: str) -> None:
+            self._asking = f"waiting to {what}"
+            self._wait(what)
+
+        answer = ask(what, call, waiting, _is_passing)
+        self._asking = ""
+        return answer
 
 
 class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
@@ -220,11 +247,13 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
         self,
         source: KafkaSource[T],
         consumer: Consumer,
+        brokers: Brokers,
         partition: PartitionId,
         owner: str,
         start: int,
         cuts: Sequence[int],
     ) -> None:
+        self.brokers = brokers
         self._source = source
         self._consumer = consumer
         self._partition = partition
@@ -284,6 +313,7 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
             messages = [message for message in self._consumer.consume(POLL_EVENTS_MAX, 0) if self._is_record(message)]
             if not messages:
                 return
+            self.brokers.answered()
             for records in self._cut(messages):
                 self._waiting.append(self._source.prepare(records))
 
@@ -354,6 +384,12 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
             raise FlowStopped(f"Reading {where} failed: {error.str()}")
         log.warning("kafka_read_error", partition=self._partition.partition, error=error.str())
         return False
+
+
+def _is_passing(failure: Exception) -> bool:
+    """A consumer knows no partition either whose leader it could not ask for: that the partition exists was seen."""
+    unknown = isinstance(failure, KafkaException) and failure.args[0].code() == KafkaError._UNKNOWN_PARTITION
+    return unknown or is_away(failure)
 
 
 def _offset(message: Message) -> int:

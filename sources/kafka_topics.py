@@ -9,6 +9,8 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+from sources.kafka_brokers import QUIET
+
 ANSWER_SECONDS = 5.0
 WAIT_SECONDS_MAX = 2.0
 # Nobody answers, or the one that answers is still starting.
@@ -50,11 +52,21 @@ def say(what: str) -> None:
     log.warning("waiting_for_kafka", to=what)
 
 
-def ask(what: str, call: Callable[[], T], waiting: Callable[[str], None] = say) -> T:
+def is_away(failure: BaseException) -> bool:
+    return isinstance(failure, KafkaException) and failure.args[0].code() in AWAY
+
+
+def ask(
+    what: str,
+    call: Callable[[], T],
+    waiting: Callable[[str], None] = say,
+    passing: Callable[[Exception], bool] = is_away,
+) -> T:
     """The answer of `call`, asked again without end while Kafka is away.
 
-    waiting  called with `what` before each repetition; whatever it raises ends the waiting"""
-    for attempt in stamina.retry_context(on=is_away, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
+    waiting  called with `what` before each repetition; whatever it raises ends the waiting
+    passing  which failures it waits out"""
+    for attempt in stamina.retry_context(on=passing, attempts=None, timeout=None, wait_max=WAIT_SECONDS_MAX):
         with attempt:
             if attempt.num > 1:
                 waiting(what)
@@ -62,13 +74,9 @@ def ask(what: str, call: Callable[[], T], waiting: Callable[[str], None] = say) 
     raise AssertionError("unreachable")
 
 
-def is_away(failure: BaseException) -> bool:
-    return isinstance(failure, KafkaException) and failure.args[0].code() in AWAY
-
-
 def admin_client(kafka: Mapping[str, str]) -> AdminClient:
-    """An admin client; consumer and producer properties among `kafka` are passed over by librdkafka."""
-    return AdminClient(dict(kafka))
+    """An admin client; whoever asks says what is waited for. librdkafka passes over consumer and producer settings."""
+    return AdminClient({**QUIET, **kafka})
 
 
 def describe(admin: AdminClient, name: str) -> Topic | None:

@@ -8,6 +8,7 @@ import msgspec
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+from sources.kafka_brokers import QUIET
 from sources.kafka_topics import ANSWER_SECONDS, ask, say
 
 POLL_SECONDS = 0.5
@@ -45,7 +46,7 @@ def read_last(kafka: Mapping[str, str], topic: str, waiting: Callable[[str], Non
 
     Waits (up to a minute) for a transaction that a dead process left open: records behind it count too, and to miss
     them would be to forget a position. Raises KafkaException where Kafka refuses."""
-    with_admin = AdminClient(dict(kafka))
+    with_admin = AdminClient({**QUIET, **kafka})
     end = ask(f"find the end of topic {topic}", lambda: _end(with_admin, topic), waiting)
     consumer = position_consumer(kafka)
     try:
@@ -67,6 +68,7 @@ def position_consumer(kafka: Mapping[str, str]) -> Consumer:
     """A reader of committed records that belongs to no group and stores nothing."""
     properties: dict[str, Any] = {
         "fetch.wait.max.ms": 20,
+        **QUIET,
         **kafka,
         "group.id": "unused",
         "enable.auto.commit": False,

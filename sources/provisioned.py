@@ -1,6 +1,7 @@
 """Whether everything that a flow stands on was made for it: topics, first positions, the number of partitions."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import msgspec
 import structlog
@@ -33,11 +34,12 @@ def check_provisioned(
     incarnation of the topic or another number of partitions.
     """
     admin = admin_client(kafka)
-    found = ask(f"look up topic {topic}", lambda: describe(admin, topic), waiting)
+    where = f"at {kafka['bootstrap.servers']}"
+    found = ask(f"look up topic {topic} {where}", lambda: describe(admin, topic), waiting)
     if found is None:
         raise FlowStopped(f"Kafka has no topic {topic}: create it with: {PROVISION}")
     for other in (positions_topic, *other_topics):
-        if ask(f"look up topic {other}", lambda other=other: describe(admin, other), waiting) is None:  # type: ignore[misc]
+        if ask(f"look up topic {other} {where}", partial(describe, admin, other), waiting) is None:
             raise FlowStopped(f"Kafka has no topic {other}: create it with: {PROVISION}")
     warn_of_create_time(kafka, topic)
     records = read_last(kafka, positions_topic, waiting)

@@ -1,6 +1,7 @@
 """What a flow says of itself: on HEALTH_PORT and, every second, in Redis."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -49,3 +50,29 @@ def test_health_names_the_destination_that_is_away(
 
     wait_for(lambda: "PostgreSQL" in troubles(), timeout=90, message="PostgreSQL to be named")
     assert flow.stop() == 0
+
+
+def test_kafka_that_is_away_is_named_and_said_in_a_few_lines(
+    pipeline: Pipeline, kafka_server: Any, wait_for: Callable[..., Any]
+) -> None:
+    pipeline.kafka = kafka_server
+    pipeline.provision()
+    port = free_port()
+    flow = pipeline.start(HEALTH_PORT=str(port))
+    pipeline.produce(events(pipeline.contents, 100))
+    pipeline.claimed(flow)
+    pipeline.caught_up()
+    before = len(flow.said().splitlines())
+    kafka_server.kill()
+
+    def troubles() -> str:
+        return "; ".join(httpx.get(f"http://127.0.0.1:{port}/health").json()["troubles"])
+
+    wait_for(lambda: "Kafka: " in troubles(), timeout=30, message="Kafka to be named")
+    assert "Connection refused" in troubles()
+    later = time.monotonic() + 3
+    wait_for(lambda: time.monotonic() > later, message="three seconds of waiting")
+    said = flow.said().splitlines()[before:]
+    assert any("Connection refused" in line for line in said)
+    assert len(said) < 60, said[-5:]  # librdkafka alone would print 240 in three seconds
+    flow.kill()
