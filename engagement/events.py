@@ -33,6 +33,9 @@ Device = Annotated[str, Meta(max_length=64)]
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 # Strings and all else but brackets; possessive, so that no value makes it look twice at a byte.
 _NO_BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^\[\]{}"]++', re.DOTALL)
+_HALF_A_PAIR: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL
+)
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _UNAVAILABLE: Final = "__debezium_unavailable_value"
 _DETAIL_MAX: Final = 400
@@ -268,6 +271,11 @@ def _not_json(value: bytes, error: ValueError) -> EventError:
         return EventError("byte_order_mark", "Leave out the byte order mark: JSON starts with its first character.")
     if not value:
         return EventError("not_json", "The value is empty; send a JSON object, or no value at all for a tombstone.")
+    if _HALF_A_PAIR.search(value):
+        return EventError(
+            "not_json",
+            "A \\u escape is half of a surrogate pair: write that character as two \\u escapes, or as UTF-8.",
+        )
     return EventError("not_json", f"The value must be one JSON object: {error}")
 
 

@@ -219,6 +219,13 @@ def test_refused_bytes(value: bytes, reason: str) -> None:
     assert refusal(value).reason == reason
 
 
+@pytest.mark.parametrize("half", [b'"\\ud800"', b'"\\ud83dabcdefgh"', b'"\\ude00"', b'"\\ude00\\ud83d"'], ids=str)
+def test_half_of_a_surrogate_pair_is_called_that(half: bytes) -> None:
+    assert "surrogate pair" in refusal(plain(device="X").replace(b'"X"', half)).detail
+    assert event(plain(device="X").replace(b'"X"', b'"\\ud83d\\ude00"')).device == "\U0001f600"
+    assert "surrogate pair" not in refusal(plain(device="X").replace(b'"X"', b'"\\ud83d\\ude00" x')).detail
+
+
 def test_nesting_up_to_the_limit_is_accepted() -> None:
     assert bytes(event(nested(NESTING_MAX)).raw_payload).startswith(b"[[[")
     assert refusal(nested(NESTING_MAX + 1)).reason == "nested_too_deep"
