@@ -16,6 +16,7 @@ log = structlog.get_logger()
 
 QUERY_SECONDS = 120.0
 STEP_SECONDS = 5.0
+LANDED_BYTES_MAX = 2 * 10**12  # of one question: some ten dollars; a day at 100,000 events a second is a tenth of it
 DAY_RANGES_MAX = 100  # more are joined: a wider question has the same answer, it only reads more
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -73,14 +74,14 @@ class BigQueryLedger:
     """The ledger in SQL.
 
     client           google.cloud.bigquery.Client
-    bytes_billed_max a question about landed rows that would read more fails instead: 2-3 columns of a few days
+    bytes_billed_max a question about landed rows that would read more is refused: 2-3 columns of a few days
     """
 
     def __init__(
         self,
         client: Any,
         table: BigQueryTable,
-        bytes_billed_max: int | None = None,
+        bytes_billed_max: int = LANDED_BYTES_MAX,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._client, self._table, self._stopping = client, table, stopping

@@ -143,11 +143,10 @@ class AppendStream:
         *,
         stopping: Callable[[], bool] = lambda: False,
         ack_seconds: float = ACK_SECONDS,
-        stop_seconds: float = STOP_SECONDS,
     ) -> None:
         self.name, self.end = name, 0
         self._transport, self._schema, self._stopping = transport, schema, stopping
-        self._ack_seconds, self._stop_seconds = ack_seconds, stop_seconds
+        self._ack_seconds = ack_seconds
         self._connection: _Connection | None = None
         self._waiting: deque[Append] = deque()
         self._sent = 0  # of the waiting ones, on this connection
@@ -217,7 +216,7 @@ class AppendStream:
         while (answer := connection.next(0.1)) is None:
             now = time.monotonic()
             if stop_at is None and self._stopping():
-                stop_at = now + self._stop_seconds
+                stop_at = now + STOP_SECONDS
             if now >= deadline or (stop_at is not None and now >= stop_at):
                 self._lose()
                 raise Away(f"no answer from {self.name} in {self._ack_seconds:g} s")

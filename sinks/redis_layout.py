@@ -41,8 +41,9 @@ class Group:
     def partition(self, partition: int) -> "PartitionKeys":
         return PartitionKeys(f"{{{self.group}/{self.topic}/{partition}}}", self.window_minutes)
 
-    def ttl_s(self, kind: str) -> int:
-        """A bucket is read until an hour after its window; its first event may come five minutes before it begins."""
+    @property
+    def ttl_s(self) -> int:
+        """Seconds: a bucket is read until an hour after its window, and its first event may come five minutes early."""
         return 4200 + 60 * self.window_minutes
 
 

@@ -109,9 +109,9 @@ def script_commands(
         arguments.extend((name, len(names), ttl_s, keep, len(values), *values))
 
     for (kind, start_s), (rows, scores) in _rows(updates).items():
-        command("HSET", keys.totals(kind, start_s), layout.ttl_s(kind), 0, rows)
+        command("HSET", keys.totals(kind, start_s), layout.ttl_s, 0, rows)
         if scores:
-            command("ZADD", keys.scores(kind, start_s), layout.ttl_s(kind), SCORES_MAX, scores)
+            command("ZADD", keys.scores(kind, start_s), layout.ttl_s, SCORES_MAX, scores)
     users: dict[tuple[str, int, str], list[str]] = {}
     recent: dict[str, list[Any]] = {}
     for update in updates:
@@ -122,7 +122,7 @@ def script_commands(
             for score, entry in entries:
                 into += (score, entry)
     for (kind, start_s, member), found in users.items():
-        command("PFADD", keys.users(kind, start_s, member), layout.ttl_s(kind), 0, found)
+        command("PFADD", keys.users(kind, start_s, member), layout.ttl_s, 0, found)
     for member, values in recent.items():
         command("ZADD", keys.recent(member), RECENT_TTL_S, RECENT_MAX, values)
     return names, arguments

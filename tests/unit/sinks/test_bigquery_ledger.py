@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sinks.bigquery_client import Away, BigQueryTable
-from sinks.bigquery_ledger import BigQueryLedger
+from sinks.bigquery_ledger import LANDED_BYTES_MAX, BigQueryLedger
 from tests.fakes.bigquery_events import TODAY, partition_id
 
 
@@ -44,11 +44,11 @@ def ledger(client: Client, **options: Any) -> BigQueryLedger:
 
 def test_a_question_reads_only_the_days_of_the_batch_and_never_the_cache() -> None:
     client = Client(Job())
-    ledger(client, bytes_billed_max=10**12).landed(partition_id(3), 5, [TODAY, TODAY - 1, TODAY - 10])
+    ledger(client).landed(partition_id(3), 5, [TODAY, TODAY - 1, TODAY - 10])
     [(sql, options)] = client.asked
     assert "(event_ts >= @from0 AND event_ts < @to0) OR (event_ts >= @from1 AND event_ts < @to1)" in sql
     assert not options.use_query_cache
-    assert options.maximum_bytes_billed == 10**12
+    assert options.maximum_bytes_billed == LANDED_BYTES_MAX, "a table without its partitioning is not read through"
     values = {parameter.name: parameter.value for parameter in options.query_parameters}
     assert (values["partition"], values["offset_from"], values["named"]) == (3, 5, None)
     assert (values["to1"] - values["from1"]).days == 2
