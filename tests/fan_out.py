@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -242,7 +242,12 @@ def _same(where: str, held: Counter[str], accepted: dict[str, Place]) -> None:
     assert not any((twice, missing, strange)), f"{where}: {told}"
 
 
-def progressed(pipeline: FanOut, sink: str, wait_for: Callable[..., Any], timeout: float = 60) -> None:
-    """Wait until the sink's position has moved on since now: its process is at work."""
+def progressed(pipeline: FanOut, sink: str, timeout: float = 60) -> None:
+    """Wait until the sink's position has moved on since now: its process, the last one started for it, is at work."""
+    flow = [each for each in pipeline.flows if each.log.name.startswith((sink, "flow"))][-1]
     before = pipeline.sink_positions(sink)
-    wait_for(lambda: pipeline.sink_positions(sink) != before, timeout=timeout, message=f"{sink} to make progress")
+    deadline = time.monotonic() + timeout
+    while pipeline.sink_positions(sink) == before:
+        assert flow.process.poll() is None, flow.said()[-5000:]
+        assert time.monotonic() < deadline, f"{sink} stays at {before} of {pipeline.ends()}\n{flow.said()[-5000:]}"
+        time.sleep(0.05)

@@ -204,7 +204,7 @@ class Pipeline:
 
     def words(self) -> str:
         """The last lines of every flow."""
-        return "\n".join(f"--- {flow.log.name}\n{flow.said()[-3000:]}" for flow in self.flows[-3:])
+        return "\n".join(f"--- {flow.log.name}\n{flow.said()[-3000:]}" for flow in self.flows[-4:])
 
     def expected(self, rejected: Callable[[bytes], bool] = lambda value: False) -> Expected:
         """Brute force over the topic."""

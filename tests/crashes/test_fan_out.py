@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,14 @@ def fan_out(
         partner.stop()
 
 
-def kill_again_and_again(fan_out: FanOut, sink: str, wait_for: Callable[..., Any]) -> int:
+def kill_again_and_again(fan_out: FanOut, sink: str) -> int:
     """Ten starts and kills, half of them at work, half of them wherever the start is by then; then one that stays."""
     rng = random.Random(sink)
     moved = 0
     for number in range(KILLS):
         flow = fan_out.start_sink(sink)
         if number % 2:
-            progressed(fan_out, sink, wait_for)
+            progressed(fan_out, sink)
             moved += 1
         else:
             fan_out.claimed(flow)
@@ -49,10 +49,10 @@ def kill_again_and_again(fan_out: FanOut, sink: str, wait_for: Callable[..., Any
 
 
 @pytest.mark.timeout(300)
-def test_ten_kills_of_each_deployment_lose_nothing_and_double_nothing(fan_out: FanOut, wait_for) -> None:
+def test_ten_kills_of_each_deployment_lose_nothing_and_double_nothing(fan_out: FanOut) -> None:
     fan_out.partner.behave(delay_s=0.1)  # a kill then often meets a request that is taken, but not answered
     with fan_out.load(250), ThreadPoolExecutor(len(SINKS)) as pool:
-        kills = [pool.submit(kill_again_and_again, fan_out, sink, wait_for) for sink in SINKS]
+        kills = [pool.submit(kill_again_and_again, fan_out, sink) for sink in SINKS]
         assert sum(each.result() for each in kills) == len(SINKS) * KILLS // 2
     fan_out.partner.behave()
     fan_out.all_caught_up(90)
@@ -64,20 +64,20 @@ def test_ten_kills_of_each_deployment_lose_nothing_and_double_nothing(fan_out: F
 
 
 @pytest.mark.timeout(300)
-def test_all_sinks_in_one_process_survive_kills_and_a_lost_recovery_directory(fan_out: FanOut, wait_for) -> None:
+def test_all_sinks_in_one_process_survive_kills_and_a_lost_recovery_directory(fan_out: FanOut) -> None:
     rng = random.Random(3)
     fan_out.partner.behave(delay_s=0.05)
     with fan_out.load(150):
         for number in range(5):
             flow = fan_out.start()
-            progressed(fan_out, ("partner", "bigquery", "redis")[number % 3], wait_for)
+            progressed(fan_out, ("partner", "bigquery", "redis")[number % 3])
             time.sleep(rng.uniform(0, SLEEP_S_MAX))
             assert flow.process.poll() is None, flow.said()[-3000:]
             flow.kill()
             if number == 2:
                 fan_out.forget_recovery()
         fan_out.start()
-        progressed(fan_out, "bigquery", wait_for)
+        progressed(fan_out, "bigquery")
     fan_out.partner.behave()
     fan_out.all_caught_up(90)
     fan_out.assert_partner_in_order(fan_out.assert_everything_once())

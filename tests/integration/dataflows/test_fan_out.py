@@ -83,13 +83,13 @@ class Freshness:
 
 @pytest.mark.timeout(180 + 2 * OUTAGE_S)
 def test_an_outage_of_partner_and_bigquery_leaves_redis_fresh_and_loses_nothing(
-    fan_out: FanOut, bigquery_server: Any, wait_for: Callable[..., Any]
+    fan_out: FanOut, bigquery_server: Any
 ) -> None:
     flows = {sink: fan_out.start_sink(sink) for sink in SINKS}
     freshness = Freshness(fan_out)
     with fan_out.load(200):
         for sink in SINKS:
-            progressed(fan_out, sink, wait_for)
+            progressed(fan_out, sink)
         with freshness.watched():
             bigquery_server.pause()
             time.sleep(0.5)  # what is under way lands
@@ -103,7 +103,7 @@ def test_an_outage_of_partner_and_bigquery_leaves_redis_fresh_and_loses_nothing(
             fan_out.partner.behave()
             bigquery_server.resume()
         for sink in ("partner", "bigquery"):
-            progressed(fan_out, sink, wait_for)
+            progressed(fan_out, sink)
     fan_out.all_caught_up(60 + OUTAGE_S)
     caught_up_s = time.monotonic() - ended
     accepted = fan_out.assert_everything_once()
@@ -129,13 +129,13 @@ def stopped(flow: Flow) -> float:
 
 
 def test_sigterm_ends_each_deployment_with_0_and_the_next_start_repeats_nothing(
-    fan_out: FanOut, wait_for: Callable[..., Any]
+    fan_out: FanOut,
 ) -> None:
     flows = {sink: fan_out.start_sink(sink) for sink in SINKS}
     fan_out.partner.behave(delay_s=0.1)  # something is in flight
     with fan_out.load(200):
         for sink, flow in flows.items():
-            progressed(fan_out, sink, wait_for)
+            progressed(fan_out, sink)
             tell(f"{sink}: stopped within {stopped(flow):.1f} s")
     settled = {sink: fan_out.sink_positions(sink) for sink in SINKS}
     requests = "SELECT key FROM requests GROUP BY key HAVING count(*) > 1"
@@ -152,7 +152,7 @@ def test_sigterm_with_partner_and_bigquery_down_ends_with_0_and_loses_nothing(
     flows = {sink: fan_out.start_sink(sink) for sink in ("partner", "bigquery")}
     with fan_out.load(200):
         for sink in flows:
-            progressed(fan_out, sink, wait_for)
+            progressed(fan_out, sink)
         fan_out.partner.stop()
         bigquery_server.pause()
         wait_for(lambda: "partner_unavailable" in flows["partner"].said(), timeout=30, message="the partner's absence")
@@ -172,9 +172,7 @@ def test_sigterm_with_partner_and_bigquery_down_ends_with_0_and_loses_nothing(
 
 
 @pytest.mark.parametrize("down", ["paused", "stopped"])
-def test_sigterm_with_kafka_down_ends_each_deployment_with_0(
-    down: str, fan_out: FanOut, kafka_server: Any, wait_for: Callable[..., Any]
-) -> None:
+def test_sigterm_with_kafka_down_ends_each_deployment_with_0(down: str, fan_out: FanOut, kafka_server: Any) -> None:
     fan_out.kafka = type(fan_out.kafka)(kafka_server.bootstrap)
     fan_out.provision()
     fan_out.produce([*events(fan_out.contents, 200), b"hello"])
