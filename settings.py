@@ -216,6 +216,8 @@ class Settings(BaseModel):
         if sinks:
             wanted |= set(_names(data.get("sinks") or cls.model_fields["sinks"].default))
         problems += _missing(wanted, {name for name, value in data.items() if value})
+        if "kafka" in wanted:
+            problems += _refused_by_librdkafka(data["kafka_config"])
         if read and read.allowed_lateness_seconds < read.redis_aggregation_window_minutes * 60:
             problems.append(
                 f"ALLOWED_LATENESS_SECONDS={read.allowed_lateness_seconds}: must be at least the window length, "
@@ -276,8 +278,12 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
     """The environment over .env, with NAME_FILE resolved; problems with such files under the key ''."""
     source: dict[str, str] = {}
     if env is None:
-        source = {name: value for name, value in dotenv_values(".env").items() if value is not None}
         env = os.environ
+        source = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+        for name in SECRETS:
+            if env.get(name) or env.get(f"{name}_FILE"):  # one of them there replaces both here
+                source.pop(name, None)
+                source.pop(f"{name}_FILE", None)
     source |= env
     problems = []
     for name in SECRETS:
@@ -296,6 +302,29 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
     if problems:
         source[""] = "\n".join(problems)
     return source
+
+
+def _refused_by_librdkafka(properties: Mapping[str, str]) -> list[str]:
+    """What librdkafka says of these properties, one line for each that it names. No broker is contacted."""
+    if not properties:
+        return []
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    problems = []
+    left = dict(properties)
+    while True:
+        try:
+            AdminClient({**left, "bootstrap.servers": "", "log_level": "0"})
+        except KafkaException as error:
+            words = error.args[0].str()
+            quoted = [name for name in left if f'"{name}"' in words]  # unknown, or has a value it cannot have
+            named = quoted or [name for name in left if f"{name} failed" in words]
+            problems.append(f"KAFKA_CONFIG_{named[0].upper().replace('.', '_') if named else '*'}: {words}")
+            if quoted:
+                del left[quoted[0]]
+                continue
+        return problems
 
 
 def _aliases(model: type[BaseModel], field: str) -> list[str]:

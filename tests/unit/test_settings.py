@@ -177,3 +177,45 @@ def test_passwords_of_kafka_may_come_from_files_and_are_not_printed(tmp_path: Pa
 def test_a_secret_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(b"\xff\xfe")
     assert "API_TOKEN_FILE" in problems(API_TOKEN_FILE=str(tmp_path / "token"))
+
+
+def test_properties_that_librdkafka_refuses_are_among_the_rest() -> None:
+    wrong = {
+        "KAFKA_CONFIG_FOO_BAR": "1",
+        "KAFKA_CONFIG_SECURITY_PROTOCOL": "bogus",
+        "KAFKA_CONFIG_SASL_MECHANISM": "PLAIN",
+        "KAFKA_CONFIG_FETCH_MIN_BYTES": "many",
+    }
+    said = problems("kafka", sinks=False, **{**wrong, "API_PORT": "eighty"})
+    for name in ("KAFKA_CONFIG_FOO_BAR", "KAFKA_CONFIG_SECURITY_PROTOCOL", "KAFKA_CONFIG_FETCH_MIN_BYTES", "API_PORT"):
+        assert f"  {name}" in said
+    assert "KAFKA_CONFIG_SASL_MECHANISM" not in said
+    tls = problems("kafka", KAFKA_CONFIG_SECURITY_PROTOCOL="SSL", KAFKA_CONFIG_SSL_CA_LOCATION="/certs/none")
+    assert "  KAFKA_CONFIG_SSL_CA_LOCATION" in tls
+
+
+def test_properties_that_librdkafka_takes_need_no_broker() -> None:
+    taken = {
+        "KAFKA_CONFIG_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_CONFIG_SASL_MECHANISM": "SCRAM-SHA-512",
+        "KAFKA_CONFIG_SASL_USERNAME": "u",
+        "KAFKA_CONFIG_SASL_PASSWORD": "p",
+        "KAFKA_CONFIG_FETCH_MIN_BYTES": "1",
+        "KAFKA_CONFIG_LINGER_MS": "5",
+    }
+    settings = Settings.from_env("kafka", env={"KAFKA_BOOTSTRAP_SERVERS": "k:1", **taken})
+    assert settings.kafka["fetch.min.bytes"] == "1"
+
+
+def test_the_environment_wins_over_the_file_also_where_one_names_a_secret_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("REDIS_URL=redis://from-dotenv\nAPI_TOKEN_FILE=absent\nKAFKA_TOPIC=t\n")
+    (tmp_path / "url").write_text("redis://from-file")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("API_TOKEN", "hush")
+    settings = Settings.from_env("redis")
+    assert (settings.redis, settings.kafka_topic_engagement_events) == ("redis://from-file", "t")
+    assert settings.api_token is not None
