@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -55,7 +56,9 @@ def test_health_names_the_destination_that_is_away(
 def test_kafka_that_is_away_is_named_and_said_in_a_few_lines(
     pipeline: Pipeline, kafka_server: Any, wait_for: Callable[..., Any]
 ) -> None:
-    pipeline.kafka = kafka_server
+    pipeline.kafka = SimpleNamespace(
+        bootstrap=kafka_server.bootstrap, properties={"bootstrap.servers": kafka_server.bootstrap}
+    )
     pipeline.provision()
     port = free_port()
     flow = pipeline.start(HEALTH_PORT=str(port))
