@@ -97,6 +97,19 @@ def _redis_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        whole = False
+    if not whole or not value.isprintable() or " " in value:
+        raise ValueError("must be http://host/path or https://host:port/path")
+    if parts.username is not None:
+        raise ValueError("must not carry a user: who we are says EXTERNAL_API_TOKEN")
+    return value
+
+
 def _header_value(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not text.isascii() or not text.isprintable() or text != text.strip():
@@ -167,7 +180,7 @@ class Settings(BaseModel):
     bigquery_emulator_grpc_host: Annotated[str | None, BeforeValidator(_bare_host)] = None
 
     # Partner
-    external_api_url: str | None = Field(None, pattern=r"^https?://[^/\s]+\S*$")
+    external_api_url: Annotated[str, AfterValidator(_http_url)] | None = None
     external_api_token: HeaderValue | None = None
     external_api_batch_size: int = Field(500, ge=1, le=10_000, description="events per request")
     external_api_timeout_seconds: float = Field(10, gt=0, le=300)
@@ -211,7 +224,9 @@ class Settings(BaseModel):
         except ValidationError as error:
             for detail in error.errors():
                 name = str(detail["loc"][0]).upper() if detail["loc"] else "?"
-                problems.append(f"{name}={_shown(name, detail.get('input'))}: {detail['msg']}")
+                problems.append(
+                    f"{name}={_shown(name, detail.get('input'))}: {detail['msg'].removeprefix('Value error, ')}"
+                )
         wanted: set[str] = set(needs)
         if sinks:
             wanted |= set(_names(data.get("sinks") or cls.model_fields["sinks"].default))
@@ -333,7 +348,7 @@ def _aliases(model: type[BaseModel], field: str) -> list[str]:
 
 
 def _shown(name: str, value: Any) -> str:
-    return "***" if name in SECRETS else repr(value)
+    return "***" if name in SECRETS or "@" in str(value) else repr(value)  # a URL may hold a password
 
 
 def _missing(needs: set[str], present: set[str]) -> list[str]:

@@ -138,6 +138,10 @@ def test_an_unknown_sink_is_refused() -> None:
         ("DATABASE_URL", "db.example:5432/app"),
         ("DATABASE_URL", "postgresql+psycopg2://u:hunter2@db/app"),
         ("EXTERNAL_API_URL", "http://"),
+        ("EXTERNAL_API_URL", "ftp://partner.example"),
+        ("EXTERNAL_API_URL", "http://[::1"),
+        ("EXTERNAL_API_URL", "http://partner.example:port/v1"),
+        ("EXTERNAL_API_URL", "https://partner.example/v1 events"),
         ("EXTERNAL_API_TOKEN", "hunter2\nX-Admin: 1"),
         ("API_TOKEN", "hunter2é"),
         ("KAFKA_TOPIC_ENGAGEMENT_EVENTS", "engagement events"),
@@ -161,6 +165,7 @@ def test_what_no_client_could_use_is_refused_with_the_rest(name: str, value: str
         ("DATABASE_URL", "postgres://u@db/app"),
         ("DATABASE_URL", "host=/run/postgresql dbname=app"),
         ("EXTERNAL_API_URL", "https://partner.example/v1/events?tenant=3"),
+        ("EXTERNAL_API_URL", "http://[::1]:8081/"),
     ],
 )
 def test_every_spelling_that_the_clients_take_is_accepted(name: str, value: str) -> None:
@@ -219,3 +224,9 @@ def test_the_environment_wins_over_the_file_also_where_one_names_a_secret_file(
     settings = Settings.from_env("redis")
     assert (settings.redis, settings.kafka_topic_engagement_events) == ("redis://from-file", "t")
     assert settings.api_token is not None
+
+
+def test_a_user_in_the_partners_url_would_replace_the_token() -> None:
+    said = problems(EXTERNAL_API_URL="https://me:hunter2@partner.example/")
+    assert "EXTERNAL_API_TOKEN" in said
+    assert "hunter2" not in said
