@@ -8,7 +8,6 @@ from functools import partial
 from secrets import token_hex
 from typing import Annotated, Any, TypeVar
 
-import stamina
 import typer
 
 from operations.first_positions import FirstPositions, Order
@@ -17,7 +16,7 @@ from operations.steps import Step, run
 from operations.terminal import Problem, in_words, waiting
 from operations.topics import topic_steps, wanted_topics
 from settings import Need, Settings
-from sources.kafka_topics import Topic, admin_client
+from sources.kafka_topics import Topic, admin_client, ask
 
 T = TypeVar("T")
 
@@ -133,15 +132,14 @@ def _bigquery(settings: Settings) -> Step:
 
     def asked(call: Callable[[Any], T]) -> T:
         """Waits while BigQuery is away."""
-        for attempt in stamina.retry_context(on=Away, attempts=None, timeout=None, wait_max=2.0):
-            with attempt:
-                if attempt.num > 1:
-                    waiting("reach BigQuery")
-                try:
-                    return call(table.query_client())
-                except Exception as failure:
-                    raise translated(failure, "make dataset, tables and views") from failure
-        raise AssertionError("unreachable")
+
+        def once() -> T:
+            try:
+                return call(table.query_client())
+            except Exception as failure:
+                raise translated(failure, "make dataset, tables and views") from failure
+
+        return ask("reach BigQuery", once, waiting, lambda failure: isinstance(failure, Away))
 
     return Step(f"BigQuery dataset {table.project}.{table.dataset} with tables and views", missing, make)
 

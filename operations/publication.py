@@ -1,11 +1,11 @@
 """The publication that the capture reads: the inserts of the events' table."""
 
 import psycopg
-import stamina
 from psycopg import sql
 
 from operations.steps import Step
 from operations.terminal import Problem, waiting
+from sources.kafka_topics import ask
 
 TABLE = "engagement_events"
 
@@ -53,17 +53,12 @@ def _connect(dsn: str) -> psycopg.Connection:
     """Waits while PostgreSQL is away; wrong credentials are a Problem."""
     address = psycopg.conninfo.conninfo_to_dict(dsn)
     where = f"PostgreSQL at {address.get('host', 'localhost')}:{address.get('port', 5432)}"
-    for attempt in stamina.retry_context(on=_is_away, attempts=None, timeout=None, wait_max=2.0):
-        with attempt:
-            if attempt.num > 1:
-                waiting(f"reach {where}")
-            try:
-                return psycopg.connect(dsn, connect_timeout=5, autocommit=True)
-            except psycopg.OperationalError as failure:
-                if _is_away(failure):
-                    raise
-                raise Problem(f"{where} refuses the connection: {str(failure).strip()}") from failure
-    raise AssertionError("unreachable")
+    try:
+        return ask(
+            f"reach {where}", lambda: psycopg.connect(dsn, connect_timeout=5, autocommit=True), waiting, _is_away
+        )
+    except psycopg.OperationalError as failure:
+        raise Problem(f"{where} refuses the connection: {str(failure).strip()}") from failure
 
 
 def _is_away(failure: Exception) -> bool:

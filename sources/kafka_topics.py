@@ -62,7 +62,7 @@ def ask(
     waiting: Callable[[str], None] = say,
     passing: Callable[[Exception], bool] = is_away,
 ) -> T:
-    """The answer of `call`, asked again without end while Kafka is away.
+    """The answer of `call`, asked again without end while it does not come (Kafka: while it is away).
 
     waiting  called with `what` before each repetition; whatever it raises ends the waiting
     passing  which failures it waits out"""
