@@ -2,17 +2,17 @@
 
 import random
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import pytest
 
 from sinks.redis_layout import SUMMARY_FIELD
-from tests.pipeline import Flow, Pipeline, events
+from tests.pipeline import Flow, Pipeline, events, every
 
 KILLS = 10
 POLL_S = 0.05
@@ -46,39 +46,19 @@ class Reader:
 @contextmanager
 def load(pipeline: Pipeline, per_second: int, seed: int = 7) -> Iterator[None]:
     """Produce in the background, event times around now, until the block ends."""
-    stop = threading.Event()
-
-    def run() -> None:
-        number = 0
-        while not stop.wait(0.2):
-            number += 1
-            pipeline.produce(events(pipeline.contents, per_second // 5, seed=seed * 1000 + number, spread_s=900))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    numbers = count(seed * 1000 + 1)
+    with every(
+        0.2, lambda: pipeline.produce(events(pipeline.contents, per_second // 5, seed=next(numbers), spread_s=900))
+    ):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @contextmanager
 def watched(pipeline: Pipeline) -> Iterator[Reader]:
     """A reader that polls every 50 ms while the block runs."""
-    reader, stop = Reader(pipeline), threading.Event()
-
-    def run() -> None:
-        while not stop.wait(POLL_S):
-            reader.poll()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    reader = Reader(pipeline)
+    with every(POLL_S, reader.poll):
         yield reader
-    finally:
-        stop.set()
-        thread.join()
 
 
 def progressed(pipeline: Pipeline, wait_for: Callable[..., Any]) -> None:

@@ -9,9 +9,8 @@ is written with the totals has passed it (both looked at every 50 ms); in BigQue
 
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,27 +21,10 @@ import typer
 from demo.services import KINDS
 from tests.conftest import KafkaService
 from tests.fan_out import SINKS, FanOut, Partner, Place
+from tests.pipeline import every
 
 HELD_WITHIN_S = 30.0
 Positions = dict[int, int]
-
-
-@contextmanager
-def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
-    """Call `look` again and again on a thread while the block runs."""
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.wait(seconds):
-            look()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 class Arrivals:

@@ -7,7 +7,6 @@ The outage lasts OUTAGE_SECONDS (20). Ten minutes, by hand; -s shows the figures
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.fan_out import SINKS, FanOut, Partner, Place, progressed
-from tests.pipeline import Flow, events
+from tests.pipeline import Flow, events, every
 
 OUTAGE_S = float(os.environ.get("OUTAGE_SECONDS", "20"))
 FRESH_S_MAX = 5.0
@@ -55,19 +54,8 @@ class Freshness:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        stop = threading.Event()
-
-        def run() -> None:
-            while not stop.wait(SAMPLE_S):
-                self._samples.append((time.time(), self._fan_out.positions()))
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
+        with every(SAMPLE_S, lambda: self._samples.append((time.time(), self._fan_out.positions()))):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     def seconds(self, accepted: dict[str, Place]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Seconds from an event's Kafka timestamp to Redis, of those that came while watched and were seen there."""
