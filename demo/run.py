@@ -125,8 +125,11 @@ class Demo:
             except OSError:
                 if time.monotonic() > deadline:
                     raise Refused(f"Another demo is running on {self.folder}: end it first (Ctrl-C).") from None
-                self._activity = "waiting for the processes of the last demo to end"
+                if not self._activity:
+                    self._activity = "waiting for the processes of the last demo to end"
+                    self._say(self._activity)
                 time.sleep(0.1)
+        self._activity = ""
         children.held_open.add(lock)
 
     def _start(self) -> None:

@@ -1,6 +1,7 @@
 """Keeps the demo's processes running: one that ends is started again after a pause, and its last words are kept."""
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -82,7 +83,15 @@ class Supervisor:
         if each.job.before:
             each.job.before()
         log = self.logs / f"{each.job.name}.log"
-        each.child = children.spawn(each.job.name, each.job.argv, log=log, env=each.job.env, cwd=self.cwd)
+        each.child = children.spawn(
+            each.job.name,
+            each.job.argv,
+            log=log,
+            env=each.job.env,
+            cwd=self.cwd,
+            # The servers end with us: asked politely, a flow would wait half a minute for their acknowledgements.
+            death_signal=signal.SIGKILL,
+        )
         each.started_at, each.reason = now, ""
 
     def _ended(self, each: Supervised, now: float) -> None:

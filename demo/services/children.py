@@ -83,19 +83,21 @@ def spawn(
     cwd: Path | str = "/",
     user: str | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
+    death_signal: signal.Signals | None = None,
     nice: int = 0,
 ) -> Child:
     """Start a child whose output is appended to `log`.
 
     user          run as this user (root only): initdb and postgres refuse to run as root
-    stop_signal   what asks it to end; the kernel sends it too when this process dies, however it dies
+    stop_signal   what asks it to end
+    death_signal  what the kernel sends when this process dies, however it dies; default: stop_signal
     Only from the main thread: the kernel sends the death signal when the *thread* that spawned the child ends.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(f"{name} must be spawned from the main thread: it would die with the thread that spawned it")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = _popen(argv, output, env, cwd, user, stop_signal, nice)
+        process = _popen(argv, output, env, cwd, user, death_signal or stop_signal, nice)
     return Child(name, process, log, stop_signal)
 
 

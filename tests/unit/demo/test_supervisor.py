@@ -1,10 +1,13 @@
 """A process that ends is started again after a growing pause, and its last words are shown."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from demo.run import ROOT
 from demo.supervisor import HEALTHY_S, PAUSE_S_MAX, Job, Supervisor, last_words
 
 
@@ -92,6 +95,28 @@ def test_a_dropped_job_is_asked_to_stop_and_forgotten(supervisor):
     supervisor.tick()
     assert supervisor.jobs == {}
     assert supervisor.drop("job") is None
+
+
+def test_a_job_ends_at_once_with_a_supervisor_that_is_killed_whatever_it_is_waiting_for(tmp_path, wait_for):
+    stubborn = (
+        "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    parent = f"""if True:
+        import sys, time
+        from pathlib import Path
+        from demo.supervisor import Job, Supervisor
+        folder = Path({str(tmp_path)!r})
+        Supervisor(folder, folder).add([Job("job", (sys.executable, "-c", {stubborn!r}), {{}})])
+        time.sleep(60)
+    """
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT)
+    try:
+        log = tmp_path / "job.log"
+        pid = wait_for(lambda: log.exists() and log.read_text().strip(), 20, "the job to start")
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not Path("/proc", pid).exists(), 5, "the job to end")
 
 
 def test_the_last_words_of_a_flow_are_its_sentence(tmp_path):
