@@ -37,7 +37,7 @@ def main(
         bool,
         typer.Option(
             "--accept-partitions",
-            help="The topic has more partitions than before, and every sink has read the old ones to their end.",
+            help="The topic has more partitions than before; a content's events may lie in two of them.",
         ),
     ] = False,
 ) -> None:

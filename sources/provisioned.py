@@ -69,8 +69,9 @@ def mismatch(records: Mapping[str, bytes], topic: Topic, group: str, sink: str) 
     if made_for.partitions != topic.partitions:
         return (
             f"Topic {topic.name} has {topic.partitions} partitions, and sink {sink} of group {group} was provisioned "
-            f"for {made_for.partitions}: keys have moved between partitions, so let every sink reach the end of the "
-            f"old ones, then: {PROVISION} --accept-partitions"
+            f"for {made_for.partitions}: keys have moved, so a content's events before and after lie in different "
+            f"partitions, in no order among each other. Every sink goes on where it stands after: {PROVISION} "
+            "--accept-partitions"
         )
     return None
 
