@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
@@ -141,7 +141,14 @@ class FanOut(Pipeline):
         consumer = Consumer({**self.kafka.properties, "group.id": f"{self.group}.{sink}"})
         try:
             asked = [TopicPartition(self.topic, partition) for partition in range(self.partitions)]
-            return {found.partition: found.offset for found in consumer.committed(asked, timeout=10)}
+            deadline = time.monotonic() + 30  # a broker that has just started knows no coordinator yet
+            while True:
+                try:
+                    return {found.partition: found.offset for found in consumer.committed(asked, timeout=10)}
+                except KafkaException:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
         finally:
             consumer.close()
 
