@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from confluent_kafka import Consumer, IsolationLevel, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from operations.steps import Step
@@ -94,7 +94,28 @@ class FirstPositions:
         positions = ask("look at the topic", lambda: describe(self._admin, self._positions_topic), waiting)
         if topic is None or positions is None:
             return f"topic {self._topic if topic is None else self._positions_topic} is missing"
-        return mismatch(self._records(), topic, self._group, sink)
+        return mismatch(self._records(), topic, self._group, sink) or self._lost(topic, sink)
+
+    def _lost(self, topic: Topic, sink: str) -> str | None:
+        """Positions that were given once and are gone: only an operator may say where to go on."""
+        if sink == "redis":  # it keeps its own, and an empty one is filled from Kafka
+            return None
+        group = f"{self._group}.{sink}"
+        places = [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
+        found = ask(
+            f"read the positions of group {group}",
+            lambda: self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])[
+                group
+            ].result(),
+            waiting,
+        )
+        lost = sorted(place.partition for place in found.topic_partitions if place.offset < 0)
+        if not lost:
+            return None
+        return (
+            f"the brokers no longer have the position of sink {sink} in partitions {lost} (group {group}): set it with "
+            f"--position {sink}/PARTITION=earliest|end|OFFSET"
+        )
 
     def _first(self, sink: str, accept_partitions: bool) -> None:
         topic = self._described()
@@ -104,7 +125,7 @@ class FirstPositions:
         elif accept_partitions:
             new = range(before.partitions, topic.partitions)
         else:
-            raise Problem(mismatch(self._records(), topic, self._group, sink) or "")
+            raise Problem(self._missing(sink) or "")
         # Redis holds its own position, and begins at the events of two hours ago.
         self._write(sink, topic, {} if sink == "redis" else self._offsets(topic, new, EARLIEST))
 

@@ -118,6 +118,19 @@ def test_a_second_run_does_not_move_a_position(place) -> None:
     assert place.position("partner", 0) == 7
 
 
+def test_a_position_that_the_brokers_forgot_is_named_and_only_set_by_hand(place) -> None:
+    place.made().write(10)
+    (deleted,) = place.kafka.admin.delete_consumer_groups([f"{place.group}.partner"]).values()
+    deleted.result(10)
+    for arguments in (["--check"], []):
+        done = place.provision(*arguments)
+        assert done.returncode == 1
+        assert "no longer have the position of sink partner in partitions [0, 1]" in done.stdout + done.stderr
+    assert place.provision("--position", "partner/0=3", "--position", "partner/1=end").returncode == 0
+    assert place.provision("--check").returncode == 0
+    assert place.position("partner", 0) == 3
+
+
 def test_a_flow_that_was_never_provisioned_names_the_command(place) -> None:
     with pytest.raises(FlowStopped, match=r"no topic .*python -m operations.provision"):
         place.check("redis")
