@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
@@ -133,24 +132,6 @@ class FanOut(Pipeline):
         finally:
             stop.set()
             thread.join()
-
-    def sink_positions(self, sink: str) -> dict[int, int]:
-        """What a sink needs next of each Kafka partition."""
-        if sink == "redis":
-            return self.positions()
-        consumer = Consumer({**self.kafka.properties, "group.id": f"{self.group}.{sink}"})
-        try:
-            asked = [TopicPartition(self.topic, partition) for partition in range(self.partitions)]
-            deadline = time.monotonic() + 30  # a broker that has just started knows no coordinator yet
-            while True:
-                try:
-                    return {found.partition: found.offset for found in consumer.committed(asked, timeout=10)}
-                except KafkaException:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
-        finally:
-            consumer.close()
 
     def all_caught_up(
         self, timeout: float = 60, sinks: Sequence[str] = SINKS, ends: dict[int, int] | None = None

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import redis
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from sinks.redis_layout import SUMMARY, SUMMARY_FIELD, Group
 from tests.brute_force import Expected, Seen, totals
@@ -221,6 +221,24 @@ class Pipeline:
         while self.positions() != ends:
             assert time.monotonic() < deadline, f"Redis at {self.positions()}, Kafka at {ends}\n{self.words()}"
             time.sleep(0.05)
+
+    def sink_positions(self, sink: str) -> dict[int, int]:
+        """What a sink needs next of each Kafka partition."""
+        if sink == "redis":
+            return self.positions()
+        consumer = Consumer({**self.kafka.properties, "group.id": f"{self.group}.{sink}"})
+        try:
+            asked = [TopicPartition(self.topic, partition) for partition in range(self.partitions)]
+            deadline = time.monotonic() + 30  # a broker that has just started knows no coordinator yet
+            while True:
+                try:
+                    return {found.partition: found.offset for found in consumer.committed(asked, timeout=10)}
+                except KafkaException:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
+        finally:
+            consumer.close()
 
     def words(self) -> str:
         """The last lines of every flow."""

@@ -1,6 +1,7 @@
 """Broken records among good ones: the good are counted, each broken one is a dead letter that says what to fix."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -111,13 +112,16 @@ def test_thirty_kinds_of_broken_record_among_good_ones(pipeline: Pipeline) -> No
         assert datetime.fromisoformat(headers["rejected_at"]).tzinfo is not None
 
 
-def test_a_second_run_over_the_same_records_writes_no_letter_twice(pipeline: Pipeline) -> None:
+def test_a_second_run_over_the_same_records_writes_no_letter_twice(
+    pipeline: Pipeline, wait_for: Callable[..., Any]
+) -> None:
     pipeline.provision(SINKS="redis,dead_letters")
     pipeline.produce([b"broken", *events(pipeline.contents, 20), b"broken too"])
     for _ in range(3):
         flow = pipeline.start(SINKS="redis,dead_letters")
         pipeline.claimed(flow)
         pipeline.caught_up()
+        wait_for(lambda: pipeline.sink_positions("dead_letters") == pipeline.ends(), timeout=60, message="the letters")
         flow.kill()
         pipeline.forget_recovery()
     flow = pipeline.start(SINKS="redis,dead_letters")
