@@ -4,6 +4,7 @@ A failure is one of two: Away (the same call may succeed later: waited for, with
 FlowStopped (somebody must act). Emulators are spoken to without credentials.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +83,12 @@ class BigQueryTable:
         return BigQueryWriteClient(transport=transport)  # type: ignore[no-untyped-call]
 
     def _credentials(self) -> Any:
+        """As google.auth finds them, in the key file where one is named: the variable is its documented interface."""
         if self.credentials is None:
             return None
+        os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(self.credentials)
         try:
-            return google.auth.load_credentials_from_file(str(self.credentials), scopes=[SCOPE])[0]  # type: ignore[no-untyped-call]
+            return google.auth.default(scopes=[SCOPE])[0]
         except (OSError, google.auth.exceptions.GoogleAuthError) as failure:
             raise FlowStopped(f"GOOGLE_APPLICATION_CREDENTIALS={self.credentials} cannot be used: {failure}") from None
 

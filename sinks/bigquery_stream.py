@@ -230,7 +230,7 @@ class AppendStream:
         if expected and int(expected[1]) < append.offset + append.rows:
             raise FlowStopped(
                 f"Stream {self.name} ends at row {expected[1]}, inside a request of this process (rows {append.offset} "
-                f"to {append.offset + append.rows}): somebody else writes to it. Run: python -m operations.audit"
+                f"to {append.offset + append.rows}): somebody else writes to it. Compare: docs/runbook.md"
             )
         self._waiting.popleft()
         self._sent -= 1
@@ -250,7 +250,7 @@ class AppendStream:
             if answer.verdict is Verdict.LANDED:
                 raise FlowStopped(
                     f"Stream {self.name} took a request behind one that it refused: its rows are no longer in offset "
-                    "order. Run: python -m operations.audit"
+                    "order. Compare: docs/runbook.md"
                 )
 
     def _failed(self, verdict: Verdict, append: Append, answer: Answer) -> None:
@@ -265,7 +265,7 @@ class AppendStream:
             if self._gaps > 1:
                 raise FlowStopped(
                     f"Stream {self.name} refuses row {append.offset} as beyond its end, twice ({answer.text}): rows "
-                    "that it had acknowledged are missing. Start again. If it persists: python -m operations.audit"
+                    "that it had acknowledged are missing. Start again. If it persists, compare: docs/runbook.md"
                 )
         if verdict is Verdict.STOP:
             raise FlowStopped(

@@ -204,8 +204,8 @@ class PartitionWriter:
         if named is not None and not landed.named_found:
             raise FlowStopped(
                 f"The row of offset {named} of {self._name}, which BigQuery had acknowledged, is not in the table: it "
-                "was restored from a backup, emptied, or the row was deleted (blank personal columns instead). Run: "
-                f"python -m operations.audit, then set the position with: python -m operations.provision --position "
+                "was restored from a backup, emptied, or the row was deleted (blank personal columns instead). Compare "
+                f"(docs/runbook.md), then set the position with: python -m operations.provision --position "
                 f"{SINK}=earliest|end|OFFSET."
             )
         self._check_named = False

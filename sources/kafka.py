@@ -196,7 +196,7 @@ class KafkaSource(FixedPartitionedSource[T, Snapshot], Generic[T]):
             if offset > high:
                 raise PositionGap(
                     f"{name} stands at offset {offset} of {where}, but the broker ends at {high}: the topic was "
-                    "truncated or restored from a backup. Run: python -m operations.audit"
+                    "truncated or restored from a backup. Compare: docs/runbook.md"
                 )
         return min(wanted.values())
 

@@ -66,6 +66,7 @@ SNAPSHOT_DEATHS = [
 STREAM_DEATHS = [(1, "open"), (0, "after"), (0, "before"), (0, "open"), (1, "after")]
 
 
+@pytest.mark.timeout(400)
 def test_killed_at_any_step_of_a_transaction_no_row_is_lost_or_doubled(
     captured: Captured, wait_for: Callable[..., Any]
 ) -> None:

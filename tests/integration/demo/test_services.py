@@ -148,10 +148,12 @@ def test_a_child_that_ignores_its_stop_signal_is_killed(tmp_path):
 
 
 def _children_of(pid: int) -> list[int]:
-    """Process ids of all descendants."""
-    direct = [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    """Process ids of all descendants; none of a process that has just gone."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        direct = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
     return direct + [pid for child in direct for pid in _children_of(child)]
 
 

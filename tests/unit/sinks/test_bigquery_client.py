@@ -81,7 +81,8 @@ def test_names_of_a_table() -> None:
     assert table.name == "p.d.t"
 
 
-def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "")  # and put back as it was
     table = BigQueryTable("p", "d", "t", credentials=tmp_path / "key.json")
     with pytest.raises(FlowStopped, match=r"GOOGLE_APPLICATION_CREDENTIALS=.*key\.json cannot be used"):
         table.query_client()
