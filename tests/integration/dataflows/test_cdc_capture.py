@@ -107,7 +107,7 @@ def test_a_capture_that_wakes_up_from_a_freeze_writes_nothing(captured: Captured
     assert second.running.poll() is None
 
 
-def test_connections_that_are_ended_are_made_again(captured: Captured) -> None:
+def test_connections_that_are_ended_are_made_again(captured: Captured, wait_for: Callable[..., Any]) -> None:
     capture = captured.capture().start()
     for _ in range(3):
         insert(captured.dsn, 20)
@@ -117,7 +117,7 @@ def test_connections_that_are_ended_are_made_again(captured: Captured) -> None:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE application_name = 'engagement-capture' AND datname = current_database()"
             )
-    assert len(capture.logged("postgres_connection_lost")) == 3
+    wait_for(lambda: len(capture.logged("postgres_connection_lost")) == 3, message="the third loss to be noticed")
     assert capture.stop() == 0
 
 

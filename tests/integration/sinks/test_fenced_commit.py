@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from sinks.fenced_commit import DeadLetterRecord, FencedCommit
+from sources.kafka_topics import ask
 from sources.positions import Fenced, FlowStopped, PartitionId
 
 HOUR = 3600
@@ -39,7 +40,9 @@ def position(kafka, group: str, partition: PartitionId) -> int:
     """As any reader of the group sees it."""
     consumer = Consumer({**kafka.properties, "group.id": f"{group}.sink"})
     try:
-        return consumer.committed([TopicPartition(partition.topic, partition.partition)], timeout=10)[0].offset
+        asked = [TopicPartition(partition.topic, partition.partition)]
+        # a broker that has just started answers NOT_COORDINATOR at first
+        return ask("read the position", lambda: consumer.committed(asked, timeout=10)[0].offset)
     finally:
         consumer.close()
 
