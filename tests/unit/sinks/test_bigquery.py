@@ -79,7 +79,7 @@ def test_rows_carry_the_kafka_record_they_came_from(server: FakeBigQuery, broker
     assert row["event_id"] == "e0-1"
 
 
-def test_gaps_between_offsets_are_no_loss(server: FakeBigQuery, broker: FakeBroker) -> None:
+def test_i02_gaps_between_offsets_are_no_loss(server: FakeBigQuery, broker: FakeBroker) -> None:
     bigquery_sink(server, broker).write([batch(0, 10, [2, 3, 7]), batch(10, 15, [14])])
     assert_once(server, [2, 3, 7, 14])
 
@@ -647,7 +647,7 @@ def test_a_clean_end_with_bigquery_down_is_quick(server: FakeBigQuery, broker: F
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_faults_and_any_restarts_land_each_row_once(
+def test_i02_any_faults_and_any_restarts_land_each_row_once_or_make_it_a_dead_letter(
     server: FakeBigQuery, broker: FakeBroker, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I1 and I2 under chance: lost answers, errors, cuts with late landings, refusals, restarts at any write."""
