@@ -1,5 +1,6 @@
 """What the sinks that take micro-batches have in common: what they use of one, and which of them they still need."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -69,9 +70,9 @@ def not_owned(span: Span, sink: str) -> Fenced:
 class SharedSink(DynamicSink[Any]):
     """A sink whose worker parts share one object: it knows the positions of all partitions that the process reads."""
 
+    @abstractmethod
     def write(self, items: list[Any], /) -> None:
         """Deliver the items, of one partition or several, each in offset order: acknowledged when this returns."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """The input has ended."""
