@@ -27,8 +27,6 @@ class ContentLookup:
             if answer.complete:
                 self._contents.clear_absent()
             self._contents.put(ContentRow(*row) for row in answer.rows)
-            for content_id in answer.absent:
-                self._contents.forget(content_id)
             self._contents.mark_absent(answer.absent)
         missing = self._contents.missing(event.content_id for event in batch.events)
         if missing:

@@ -85,11 +85,6 @@ class Contents:
             changed.append(self._append(row))
         return changed
 
-    def forget(self, content_id: str) -> None:
-        """The content is gone, or must be looked up again; batches that hold its row keep it."""
-        self._row_of.pop(content_id, None)
-        self._absent.discard(content_id)
-
     def row_of(self, content_id: str | None) -> int:
         """Row number now; NONE for null, UNKNOWN where there is no such content, or nobody has asked."""
         return self._row_of.get(content_id, self.UNKNOWN)
@@ -105,7 +100,7 @@ class Contents:
         return {content_id for content_id in unseen if content_id is not None and is_uuid(content_id)}
 
     def mark_absent(self, content_ids: Iterable[str]) -> None:
-        """PostgreSQL has been asked and has no such content, or has it no more."""
+        """PostgreSQL has been asked and has no such content, or has it no more; batches that hold its row keep it."""
         for content_id in content_ids:
             self._row_of.pop(content_id, None)
             self._absent.add(content_id)

@@ -81,14 +81,6 @@ def test_an_absent_content_may_appear_and_a_known_one_disappear() -> None:
     assert contents.missing([CONTENT_ID]) == set()
 
 
-def test_a_forgotten_content_is_asked_for_again() -> None:
-    contents = Contents()
-    contents.put([content()])
-    contents.forget(CONTENT_ID)
-    contents.forget(OTHER_ID)
-    assert contents.missing([CONTENT_ID]) == {CONTENT_ID}
-
-
 def test_many_contents_keep_their_lengths() -> None:
     contents = Contents()
     rows = contents.put([content(number, f"00000000-0000-4000-8000-{number:012}") for number in range(5000)])
