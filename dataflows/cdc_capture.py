@@ -16,6 +16,7 @@ import metrics
 from dataflows import lifecycle
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
+from logs import configure_logging
 from settings import Settings
 from sinks.capture_topic import ANEW, CaptureTopic
 from sources.change_stream import CapturedTable, Changes
@@ -39,7 +40,7 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
     """snapshot_after  only by hand, where an error says so: forget the position, drop the slot and send the rows of
     the table beyond this id (0: all, also those that the topic has already)."""
     settings = Settings.from_env("postgres", "kafka")
-    lifecycle.configure_logging(settings.log_level)
+    configure_logging(settings.log_level, "capture")
     lifecycle.stopping.listen()
     target, slot = settings.kafka_topic_engagement_events, settings.cdc_slot
     lifecycle.back_off_if_fenced(Path(gettempdir()) / f"{settings.kafka_consumer_group}.capture.{target}.{slot}.fenced")

@@ -22,12 +22,13 @@ import metrics
 from dataflows.content_lookup import ContentLookup
 from dataflows.destinations import connect
 from dataflows.guarded import GuardedSink
-from dataflows.lifecycle import Execution, configure_logging, end, ending, own_recovery, stopping, waiting_for_kafka
+from dataflows.lifecycle import Execution, end, ending, own_recovery, stopping, waiting_for_kafka
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from dataflows.totals import RedisTotals, ten_minute_totals
 from engagement.enrich import EnrichedEvents
 from engagement.parse import ParsedEvents, parse
+from logs import configure_logging
 from settings import Settings, ignored
 from sources.kafka import KafkaSource, Records
 from sources.kafka_topics import Topic
@@ -54,7 +55,7 @@ def build(
 def flow() -> Dataflow:
     """What `python -m bytewax.run dataflows.engagement` runs: everything as the environment says."""
     settings = Settings.from_env("kafka", "postgres", sinks=True)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, "engagement")
     stopping.listen()
     try:
         return _connected(settings)

@@ -205,18 +205,3 @@ def back_off_if_fenced(marker: Path) -> None:
         if stopping.wait(left):
             leave(0)
     marker.unlink()
-
-
-def configure_logging(level: str) -> None:
-    """JSON lines on stderr, or readable lines on a terminal."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
