@@ -6,7 +6,7 @@ same numbers bit by bit.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from itertools import compress
+from itertools import compress, filterfalse
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -96,7 +96,8 @@ class Contents:
 
     def missing(self, content_ids: Iterable[str | None]) -> set[str]:
         """The ids nobody has looked up yet. Ids that are no UUID cannot be in the table and are never asked for."""
-        unseen = set(content_ids) - self._row_of.keys() - self._absent
+        # Not `set - keys`: that walks over all that is known, a hundred thousand contents for each batch.
+        unseen = set(filterfalse(self._row_of.__contains__, content_ids)) - self._absent
         return {content_id for content_id in unseen if content_id is not None and is_uuid(content_id)}
 
     def mark_absent(self, content_ids: Iterable[str]) -> None:
