@@ -16,6 +16,7 @@ from sinks.bigquery_ledger import Ledger
 from sinks.bigquery_rows import REQUEST_BYTES_MAX, Rows, ToArrow, frozen, rows_of, schema_bytes
 from sinks.bigquery_stream import Append, AppendStream, Refusal
 from sinks.fenced_commit import DeadLetterRecord, Position, dead_letter
+from sinks.masking import without_values
 from sources.positions import FlowStopped, PartitionId
 
 log = structlog.get_logger()
@@ -321,17 +322,26 @@ class PartitionWriter:
                 )
             )
             metrics.DEAD_LETTERS.labels(SINK, reason).inc()
-            log.warning("bigquery_refused", offset=int(run.rows.offsets[0]), reason=reason, detail=detail)
+            log.warning(
+                "bigquery_refused",
+                partition=self.partition.partition,
+                offset=int(run.rows.offsets[0]),
+                event_id=batch.event_ids[index],
+                reason=reason,
+                detail=without_values(detail, batch.values[index]),
+            )
         self._commit(int(runs[-1].rows.offsets[0]) + 1, letters)
 
     def _hold(self, run: Run) -> None:
         """The breaker is open: the same row is tried until BigQuery takes it, or an operator passes it."""
         patience, offset = self._around.patience, int(run.rows.offsets[0])
+        batch, index = run.rows.at(0)
+        said = without_values(run.refusal[1] if run.refusal else "", batch.values[index])
         behind, self._runs = self._runs, deque()
         why = (
             f"it refused {REFUSED_IN_A_ROW_MAX} rows in a row: {self._name} waits at offset {offset} until BigQuery "
             f"takes it, or it is passed with: python -m operations.dead_letters pass {SINK} {self.partition.partition} "
-            f"{offset}. Those before it are dead letters and can be replayed. {run.refusal and run.refusal[1]}"
+            f"{offset}. Those before it are dead letters and can be replayed. {said}"
         )
         patience.distrust(why)
 

@@ -142,13 +142,13 @@ class DeadLettersSink(SharedSink):
             metrics.DEAD_LETTERS.labels(REFUSED_BY, reason).inc(count)
         if rejected:
             first = rejected[0]
-            log.warning(
+            log.warning(  # not the detail, which may quote what the record carries: the letter has it
                 "rejected",
                 partition=partition.partition,
+                offset=first.offset,
+                event_id=first.event_id,
+                reason=first.reason,
                 letters=len(rejected),
-                first_offset=first.offset,
-                first_reason=first.reason,
-                first_detail=first.detail,
             )
 
     def _letter(self, partition: PartitionId, rejected: Rejected) -> DeadLetterRecord:

@@ -190,16 +190,22 @@ class PartnerSink(SharedSink):
             request = waiting.pop()
             self._store_in_flight(state, request)
             offsets = [event.offset for event in request.events]
-            answer = self._partner.deliver(
-                request.body(), idempotency_key(state.id, offsets), self._holding(state, request)
-            )
+            key = idempotency_key(state.id, offsets)
+            answer = self._partner.deliver(request.body(), key, self._holding(state, request))
             if answer.verdict is Verdict.ACCEPTED:
                 self._accepted(state, request)
             elif len(request.events) > 1:
-                log.info("partner_request_split", status=answer.status, events=len(offsets), words=answer.words)
+                log.info(
+                    "partner_request_split",
+                    partition=state.id.partition,
+                    offset=offsets[0],
+                    events=len(offsets),
+                    status=answer.status,
+                    idempotency_key=key,
+                )
                 waiting.extend(reversed(request.halves()))
             else:
-                self._refused(state, request, answer)
+                self._refused(state, request, answer, key)
 
     def _store_in_flight(self, state: _Partition, request: Request) -> None:
         wanted = Stored(request.offset_next, len(request.events), request.array, self._refused_here(state))
@@ -213,7 +219,7 @@ class PartnerSink(SharedSink):
         age_ms = self._now_ms() - int(newest.batch.timestamps_ms[newest.index])
         metrics.LATENCY.labels(SINK).observe(max(age_ms, 0) / 1000)
 
-    def _refused(self, state: _Partition, request: Request, answer: Answer) -> None:
+    def _refused(self, state: _Partition, request: Request, answer: Answer, key: str) -> None:
         """The dead letter and the position behind it, in one transaction; all before it is acknowledged."""
         [event] = request.events
         reason = REASONS[answer.verdict]
@@ -236,7 +242,14 @@ class PartnerSink(SharedSink):
         state.offset_next = request.offset_next
         metrics.DEAD_LETTERS.labels(SINK, reason).inc()
         log.warning(
-            "partner_refused", partition=state.id.partition, offset=event.offset, status=answer.status, why=answer.words
+            "partner_refused",
+            partition=state.id.partition,
+            offset=event.offset,
+            event_id=event.batch.event_ids[event.index],
+            status=answer.status,
+            reason=reason,
+            detail=answer.words,
+            idempotency_key=key,
         )
 
     def _holding(self, state: _Partition, request: Request) -> Callable[[Answer], str | None]:

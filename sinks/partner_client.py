@@ -17,6 +17,7 @@ import pybreaker
 import structlog
 
 import metrics
+from sinks.masking import without_values
 from sinks.repetition import repeated
 
 log = structlog.get_logger()
@@ -49,7 +50,7 @@ VERDICTS = {400: Verdict.REFUSED, 409: Verdict.ACCEPTED, 413: Verdict.TOO_LARGE,
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer about the events; `words` is the beginning of its body, one line."""
+    """An answer about the events; `words` is the beginning of its body, one line, without the values that we sent."""
 
     verdict: Verdict
     status: int
@@ -116,7 +117,7 @@ class PartnerClient:
             with self._http.stream(
                 "POST", self._url, content=body, headers={"Idempotency-Key": idempotency_key}
             ) as response:
-                words = self._words(response)
+                words = without_values(self._words(response), body)[:WORDS_MAX]
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
         status = response.status_code
@@ -140,9 +141,9 @@ class PartnerClient:
                 if len(start) > ANSWER_BYTES_MAX or time.monotonic() > deadline:
                     break
         except httpx.HTTPError as error:
-            log.info("partner_answer_cut", status=response.status_code, error=repr(error))
+            log.info("partner_answer_cut", status=response.status_code, error=type(error).__name__)
         text = start[: 4 * WORDS_MAX].decode(errors="replace")
-        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:WORDS_MAX]
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 class PatientPartner:
@@ -229,13 +230,13 @@ class PatientPartner:
                     self.last_error = why
                     self._breaker.open()
                 failure = Unavailable(why)
-                self._failed(failure)
+                self._failed(failure, idempotency_key)
                 raise failure from None
             if not self.distrusted:
                 self.last_error = None
             return refusal.answer
         except Unavailable as failure:
-            self._failed(failure)
+            self._failed(failure, idempotency_key)
             raise
         self.last_error = self._last_said = None
         return answer
@@ -253,13 +254,18 @@ class PatientPartner:
             raise _Refusal(answer)
         return answer
 
-    def _failed(self, failure: Unavailable) -> None:
+    def _failed(self, failure: Unavailable, idempotency_key: str) -> None:
         self.last_error = str(failure)
         self._not_before = time.monotonic() + failure.retry_after_s
         metrics.SINK_ERRORS.labels(SINK).inc()
         if self.last_error != self._last_said:
             self._last_said = self.last_error
-            log.warning("partner_unavailable", why=self.last_error, retry_after_s=failure.retry_after_s)
+            log.warning(
+                "waiting_for_partner",
+                error=self.last_error,
+                retry_after_s=failure.retry_after_s,
+                idempotency_key=idempotency_key,
+            )
 
     def _before_repetition(self) -> None:
         while True:
@@ -282,7 +288,9 @@ class _Announcer(pybreaker.CircuitBreakerListener):
         opened = new_state.name != pybreaker.STATE_CLOSED
         metrics.BREAKER.labels(SINK).set(int(opened))
         if new_state.name == pybreaker.STATE_OPEN and old_state.name == pybreaker.STATE_CLOSED:
-            log.error("partner_breaker_opened", why=self._partner.last_error, meaning="waits; nothing is lost")
+            # Distrusted, it opens for good until somebody acts; else it closes by itself, and nothing is lost.
+            say = log.error if self._partner.distrusted else log.warning
+            say("partner_breaker_opened", why=self._partner.last_error, meaning="waits; nothing is lost")
         elif not opened:
             log.info("partner_breaker_closed")
 
