@@ -1,6 +1,8 @@
 """Every metric: name, unit, meaning, what to do when it moves. Shown by each process on HEALTH_PORT and by the API."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()  # a series beside each, which nobody asked for
 
 CAPTURED = Counter(
     "captured_rows",
@@ -49,4 +51,10 @@ KAFKA_LAG = Gauge(
     "kafka_lag_seconds",
     "Age of the newest record read from a partition while more waits, else 0. Rises: add processes.",
     ["topic", "partition"],
+)
+API_REQUESTS = Histogram(
+    "api_request_seconds",
+    "From a request of the API to the end of its answer, by route and status, without streams. Rises: Redis is slow.",
+    ["route", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )

@@ -7,6 +7,7 @@ import uvicorn
 
 from api.app import create_app
 from api.queries import TotalsReader
+from logs import configure_logging
 from settings import Settings
 from sinks.redis_client import connect
 from sinks.redis_layout import Group
@@ -16,6 +17,7 @@ from sinks.redis_status import StatusBoard
 def main() -> None:
     """Serve until SIGTERM; a request under way gets five seconds."""
     settings = Settings.from_env("redis")
+    configure_logging(settings.log_level, "api")
     client = connect(settings.redis, settings.redis_cluster_nodes)
     layout = Group(
         settings.kafka_consumer_group,
@@ -34,7 +36,8 @@ def main() -> None:
         app,
         host="0.0.0.0",
         port=settings.api_port,
-        log_level=settings.log_level.lower(),
+        log_config=None,
+        access_log=False,  # api/request_log.py says more, and less of the caller
         timeout_graceful_shutdown=5,
     )
 

@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from redis.exceptions import RedisClusterException
 
 from api.queries import TotalsReader
+from api.request_log import RequestLog
 from api.service_metrics import as_json, as_prometheus, troubles
 from engagement.events import is_uuid
 from sinks.redis_status import StatusBoard
@@ -34,6 +35,7 @@ def create_app(
     """
     guarded = APIRouter(dependencies=[Depends(_bearer(token))] if token else [])
     app = FastAPI(title="Engagement", description="Live boards over user-engagement events", docs_url="/docs")
+    app.add_middleware(RequestLog)
     app.add_exception_handler(redis.RedisError, _redis_away)
     app.add_exception_handler(RedisClusterException, _redis_away)
 

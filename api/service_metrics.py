@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+import metrics
 from api.queries import PartitionPosition
 
 HELP = {
@@ -64,6 +65,7 @@ def as_prometheus(numbers: Mapping[str, Any]) -> bytes:
     """The numbers of `as_json` as text: `_total` are counters; those by sink carry a label; null ones are left out."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(numbers))
+    registry.register(metrics.API_REQUESTS)  # the one that is this process's own
     return generate_latest(registry)
 
 

@@ -17,7 +17,9 @@ def serve(status: ProcessStatus, port: int) -> None:
     /health  200 as long as the process lives: a destination that is away is no reason to restart it
     /ready   200 once it has begun its work, else 503
     """
-    server = uvicorn.Server(uvicorn.Config(application(status), host="0.0.0.0", port=port, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(application(status), host="0.0.0.0", port=port, log_config=None, access_log=False)
+    )
     threading.Thread(target=server.run, name="health", daemon=True).start()
 
 

@@ -353,6 +353,7 @@ def test_metrics_are_counted_by_the_totals(service: Service) -> None:
         "processing_latency_seconds_by_sink": "gauge",
         "kafka_lag_seconds": "gauge",
         "events_per_second": "gauge",
+        "api_request_seconds": "histogram",
     }
     for name, value in metrics.items():
         if isinstance(value, int | float):
