@@ -1,5 +1,5 @@
 # Thin: every recipe is a command that can be typed without make. The first run installs (scripts/bootstrap.py).
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check clean bench metrics
 
 help:            ## what there is
 	@sed -n 's/^\([a-z-]*:\).*## /\1 /p' Makefile
@@ -15,6 +15,9 @@ test: install    ## all tests. ARGS="tests/unit -x" for some
 
 check: install   ## format, lint, types, layout
 	@exec scripts/check
+
+bench-%: install  ## one benchmark: drain freshness scale contents backlog capture recovery steps. ARGS="--help"
+	@exec .venv/bin/python -m tests.performance.bench_$* $(ARGS)
 
 clean:           ## what can be made again: .venv, caches, the demo's data
 	rm -rf .venv .uv .demo .coverage .coverage.* .mypy_cache .ruff_cache .hypothesis

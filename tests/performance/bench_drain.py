@@ -1,93 +1,128 @@
-"""How fast one process empties Kafka into Redis, as a share of what a consumer that does nothing reaches.
+"""How fast each deployment empties Kafka, as a share of what a consumer that does nothing with it reaches.
 
-    python -m tests.performance.bench_drain [EVENTS]
+    python -m tests.performance.bench_drain [--flows raw,redis] [--processes 1,2] [--events 2000000] [--rounds 3]
 
-Starts a broker, PostgreSQL and Valkey of its own; prints events per second and ratios. Absolute figures depend on the
-machine and its other work: compare within one run.
+raw       confluent-kafka, consume and value();  decode  also JSON -> struct
+redis     the engagement dataflow with SINKS=redis: minutes, windows, boards, unique users, recent events
+bigquery, partner, all   likewise, against a Storage Write server that acknowledges at once and a partner that answers
+          after 5 ms; `all` is one process with every sink
+naive     stock Bytewax: an event per item, a window per content, on few events
+
+In each round every flow empties the same topic, the compared ones one after another; ratios are within a round. Time
+runs from the first claimed position until the last event is acknowledged; start-up is reported apart. Recovery is on.
 """
 
-import json
-import sys
-import tempfile
-import time
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Annotated
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+import typer
 
-from demo.services import KINDS
-from tests.pipeline import Pipeline, events
+from tests.performance.drain import RAW, SINKS, Drained, drain
+from tests.performance.profile import hottest
+from tests.performance.record import Figure, Record, console, table
+from tests.performance.site import site
 
-ROUNDS = 3
-DISTINCT = 20_000
-
-
-def main(count: int) -> None:
-    root = Path(tempfile.mkdtemp(prefix="engagement-bench-"))
-    root.chmod(0o711)
-    servers = {}
-    for kind in ("kafka", "postgres", "redis"):
-        (root / kind).mkdir()
-        (root / kind).chmod(0o711)
-        servers[kind] = KINDS[kind](root / kind)
-        servers[kind].start()
-    try:
-        bootstrap = servers["kafka"].bootstrap
-        broker = SimpleNamespace(bootstrap=bootstrap, properties={"bootstrap.servers": bootstrap})
-        pipeline = Pipeline(broker, servers["postgres"].dsn, servers["redis"].url, "bench", root)
-        pipeline.provision()
-        fill(pipeline, count)
-        print(f"{count:,} events, 4 partitions, {len(pipeline.contents)} contents")
-        for number in range(ROUNDS):
-            raw = count / drain(pipeline)
-            start = time.monotonic()
-            flow = pipeline.start(f"round-{number}", snapshot_s=5)
-            pipeline.claimed(flow)
-            start = time.monotonic()
-            pipeline.caught_up(600)
-            redis = count / (time.monotonic() - start)
-            flow.kill()
-            pipeline.client().flushall()
-            print(f"round {number + 1}: raw drain {raw:,.0f}/s, into Redis {redis:,.0f}/s, ratio {redis / raw:.2f}")
-    finally:
-        for server in servers.values():
-            server.stop()
+FLOWS = "raw,decode,redis,bigquery,partner,all,naive"
+SLOW = ("partner", "all")  # they wait for the partner: on fewer events
 
 
-def fill(pipeline: Pipeline, count: int) -> None:
-    """The same events over and over: only their number matters here."""
-    values = [
-        (event["content_id"].encode(), json.dumps(event).encode()) for event in events(pipeline.contents, DISTINCT)
-    ]
-    producer = Producer({**pipeline.kafka.properties, "linger.ms": 20, "compression.type": "lz4"})
-    for number in range(count):
-        key, value = values[number % DISTINCT]
-        while True:
-            try:
-                producer.produce(pipeline.topic, value, key=key)
-                break
-            except BufferError:
-                producer.poll(0.1)
-    producer.flush(60)
+def main(
+    flows: Annotated[str, typer.Option(help="which, comma separated")] = FLOWS,
+    processes: Annotated[str, typer.Option(help="how many processes share the partitions, comma separated")] = "1,2",
+    events: Annotated[int, typer.Option(help="in the topic")] = 2_000_000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    contents: Annotated[int, typer.Option(help="in PostgreSQL; events are drawn by Zipf's law")] = 100_000,
+    per_second: Annotated[float, typer.Option(help="the rate at which the backlog arose")] = 2000,
+    events_slow: Annotated[int, typer.Option(help="for flows that wait for the partner")] = 0,
+    events_naive: Annotated[int, typer.Option(help="for the naive flow")] = 40_000,
+    profile: Annotated[Path | None, typer.Option(help="folder: an extra round under py-spy, its hottest lines")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON; default: the committed result")] = None,
+) -> None:
+    """Measure, print, record."""
+    wanted = flows.split(",")
+    counts = [int(each) for each in processes.split(",")]
+    slow = events_slow or min(events, 200_000)
+    options = {"flows": wanted, "processes": counts, "events": events, "rounds": rounds, "contents": contents}
+    record = Record("bench_drain", {**options, "per_second": per_second, "slow": slow, "naive": events_naive})
+    with site(contents) as place:
+        for kind in ("bigquery", "partner"):
+            if kind in wanted or "all" in wanted:
+                place.stand_in(kind)
+        size = place.fill(events, per_second)
+        topics = dict.fromkeys(SLOW, place.topic("slow-events", slow, per_second))
+        topics["naive"] = place.topic("naive-events", min(events, events_naive), per_second)
+        record.notes.append(
+            f"{events:,} events of {size:.0f} bytes, 4 partitions, {contents:,} contents (Zipf 1.0), event times over "
+            f"the last {events / per_second:,.0f} s; partner and all-in-one on {slow:,}, "
+            f"naive on {events_naive:,}"
+        )
+        console.print(record.notes[0])
+        done: list[tuple[int, Drained]] = []
+        for number in range(1, rounds + 1):
+            for count in counts:
+                for flow in wanted:
+                    if flow == "naive" and count > 1:
+                        continue
+                    done.append((number, drain(place, flow, processes=count, topic=topics.get(flow))))
+                    _say(number, done[-1][1])
+        if profile:
+            profile.mkdir(parents=True, exist_ok=True)
+            for flow in (each for each in wanted if each not in RAW):
+                drain(place, flow, topic=topics.get(flow), profile=profile / f"{flow}.txt")
+                hottest(profile / f"{flow}.txt", flow)
+    record.samples = [{"round": number, **each.sample()} for number, each in done]
+    _summarise(record, done)
+    record.write(output)
 
 
-def drain(pipeline: Pipeline) -> float:
-    """Seconds to read every value with a consumer per partition, and do nothing."""
-    ends = pipeline.ends()
-    consumers = []
-    for partition in ends:
-        options = {"group.id": "raw", "fetch.queue.backoff.ms": 5, "queued.max.messages.kbytes": 8192}
-        consumer = Consumer({**pipeline.kafka.properties, **options})
-        consumer.assign([TopicPartition(pipeline.topic, partition, 0)])
-        consumers.append(consumer)
-    left, start = sum(ends.values()), time.monotonic()
-    while left > 0:
-        for consumer in consumers:
-            left -= len([message.value() for message in consumer.consume(2000, 0)])
-    for consumer in consumers:
-        consumer.close()
-    return time.monotonic() - start
+def _say(number: int, each: Drained) -> None:
+    servers = ", ".join(f"{name} {seconds:.1f}" for name, seconds in each.servers.items() if seconds >= 0.1)
+    console.print(
+        f"round {number}: {each.flow} x{each.processes}: {each.rate:,.0f}/s, {each.cpu_per_million:.2f} CPU s/M, "
+        f"{each.rss_mb:.0f} MB, start {each.startup_s:.1f} s [dim](servers, CPU s: {servers})[/dim]",
+        highlight=False,
+    )
+
+
+def _summarise(record: Record, done: list[tuple[int, Drained]]) -> None:
+    """Figures per flow and number of processes; ratios to the raw drain with as many processes, and to the naive flow,
+    of the same round."""
+    by = {(number, each.flow, each.processes): each for number, each in done}
+    rows = []
+    for flow, processes in dict.fromkeys((each.flow, each.processes) for _, each in done):
+        runs = [(number, each) for number, each in done if (each.flow, each.processes) == (flow, processes)]
+        key = f"{flow}.{processes}"
+        rate = record.figure(f"{key}.rate", (each.rate for _, each in runs))
+        cpu = record.figure(f"{key}.cpu_per_million", (each.cpu_per_million for _, each in runs))
+        rss = record.figure(f"{key}.rss_mb", (each.rss_mb for _, each in runs))
+        starting = record.figure(f"{key}.startup_s", (each.startup_s for _, each in runs))
+        servers = {}
+        for name in ("redis", "kafka"):
+            used = [each.servers[name] / each.events * 1e6 for _, each in runs]
+            servers[name] = record.figure(f"{key}.{name}_cpu_per_million", used)
+        ratios: list[Figure | None] = []
+        for what, base in (("raw", ("raw", processes)), ("raw_one", ("raw", 1)), ("naive", ("naive", 1))):
+            pairs = [(each, by[number, *base]) for number, each in runs if (number, *base) in by]
+            same = base[0] == flow or (what == "raw_one" and processes == 1)
+            shares = [each.rate / other.rate for each, other in pairs]
+            ratios.append(record.figure(f"{key}.of_{what}", shares) if pairs and not same else None)
+        of_raw, _, of_naive = ratios
+        rows.append(
+            [
+                f"{flow} x{processes}",
+                rate.text(),
+                of_raw.text(2) if of_raw else "",
+                of_naive.text(1) if of_naive else "",
+                cpu.text(2),
+                servers["redis"].text(2) if flow in SINKS else "",
+                servers["kafka"].text(2),
+                rss.text(),
+                starting.text(1),
+            ]
+        )
+    columns = ["flow", "events/s", "of raw", "x naive", "CPU s/M", "Valkey s/M", "broker s/M", "RSS MB", "start s"]
+    table("median (range)", columns, rows)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400_000)
+    typer.run(main)

@@ -1,0 +1,230 @@
+"""One run: processes empty a topic; from the first claimed position until the last event is acknowledged."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.performance.counter_file import CounterFile
+from tests.performance.site import Site
+from tests.performance.usage import Stretch, rss_peak_mb
+from tests.pipeline import ROOT, Flow, Pipeline
+
+LOOK_S = 0.02
+LONGEST_S = 600.0
+SINKS = {
+    "redis": "redis",
+    "bigquery": "bigquery",
+    "partner": "partner",
+    "dead_letters": "dead_letters",
+    "all": "redis,bigquery,partner,dead_letters",
+}
+RAW = {"raw": [], "decode": ["decode"]}
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What one run took.
+
+    seconds    from the first claimed position until all is acknowledged;  startup_s  until that position was claimed
+    cpu_s      of the flow's processes in these seconds;  rss_mb  the peak of the largest of them, since its start
+    servers    CPU seconds of each server and stand-in in these seconds
+    """
+
+    flow: str
+    processes: int
+    events: int
+    seconds: float
+    startup_s: float
+    cpu_s: float
+    rss_mb: float
+    servers: dict[str, float]
+    cluster: bool = False
+
+    @property
+    def rate(self) -> float:
+        return self.events / self.seconds
+
+    @property
+    def cpu_per_million(self) -> float:
+        return self.cpu_s / self.events * 1e6
+
+    def sample(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def drain(
+    site: Site,
+    flow: str,
+    *,
+    processes: int = 1,
+    topic: str | None = None,
+    cluster: bool = False,
+    profile: Path | None = None,
+) -> Drained:
+    """Run `flow` (raw, decode, naive, or a key of SINKS) over the topic once.
+
+    topic    another than the pipeline's, made by Site.topic
+    cluster  the processes as one Bytewax cluster, not each on its own
+    profile  where py-spy writes the stacks of the first process
+    """
+    topic = topic or site.pipeline.topic
+    pipeline = site.again(flow, topic) if flow in SINKS else site.pipeline
+    ends = pipeline.ends(topic)
+    count = sum(ends.values())
+    pids = site.pids
+    shares = _shares(list(ends), processes)
+    began = time.monotonic()
+    if flow in RAW:
+        running, done = _raw(site, flow, shares, topic, count)
+    elif flow == "naive":
+        running, done = _naive(site, topic)
+    else:
+        running, done = _ours(site, pipeline, flow, shares, cluster, ends, count)
+    try:
+        while not any(b"partition_claimed" in each.log.read_bytes() for each in running):
+            _alive(running, began)
+            time.sleep(0.005)
+        claimed = time.monotonic()
+        measured = {**{str(each.process.pid): each.process.pid for each in running}, **pids}
+        used = Stretch.begin(measured)
+        with _profiled(running[0].process.pid, profile):
+            latest, rss_mb = used.seconds(), 0.0
+            while not (ended := done()):
+                _alive(running, claimed, may_end=flow == "naive")
+                time.sleep(LOOK_S)
+                latest, rss_mb = _later(latest, used.seconds()), max(rss_mb, *_peaks(running))
+            finished = time.monotonic()
+        assert ended
+        latest = _later(latest, used.seconds())
+        return Drained(
+            flow=flow,
+            processes=processes,
+            events=count,
+            seconds=finished - claimed,
+            startup_s=claimed - began,
+            cpu_s=sum(latest[str(each.process.pid)] for each in running),
+            rss_mb=max(rss_mb, *_peaks(running)),
+            servers={name: latest[name] for name in pids},
+            cluster=cluster,
+        )
+    finally:
+        for each in running:
+            each.kill()
+        site.pipeline.client().flushall()
+
+
+def _shares(partitions: Sequence[int], processes: int) -> list[list[int]]:
+    """Which partitions each process reads: neighbours together, as KAFKA_PARTITIONS=0-1 and 2-3."""
+    size = -(-len(partitions) // processes)
+    return [list(partitions[first : first + size]) for first in range(0, len(partitions), size)]
+
+
+def _raw(
+    site: Site, flow: str, shares: list[list[int]], topic: str, count: int
+) -> tuple[list[Flow], Callable[[], bool]]:
+    running, counters = [], []
+    for number, share in enumerate(shares):
+        site.runs += 1
+        path = site.root / f"{flow}-{site.runs}-{number}"
+        counters.append(CounterFile(path.with_suffix(".count")))
+        arguments = [site.bootstrap, topic, ",".join(map(str, share)), str(path.with_suffix(".count")), *RAW[flow]]
+        command = [sys.executable, "-m", "tests.performance.raw_drain", *arguments]
+        with path.open("wb") as output:
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output)
+        running.append(Flow(process, path))
+    return running, lambda: sum(counter.value for counter in counters) >= count
+
+
+def _naive(site: Site, topic: str) -> tuple[list[Flow], Callable[[], bool]]:
+    site.runs += 1
+    work = site.root / f"naive-{site.runs}"
+    work.mkdir()
+    subprocess.run([sys.executable, "-m", "bytewax.recovery", str(work), "1"], check=True, cwd=ROOT)
+    command = [sys.executable, "-m", "bytewax.run", "tests.performance.naive_flow:flow()"]
+    command += ["-r", str(work), "-s", "5", "-b", "0"]
+    env = {**os.environ, "NAIVE_BOOTSTRAP": site.bootstrap, "NAIVE_TOPIC": topic}
+    with (work / "log").open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
+    flow = Flow(process, work / "log")
+
+    def ended() -> bool:
+        assert process.poll() in (None, 0), flow.said()[-3000:]
+        return process.returncode == 0
+
+    return [flow], ended
+
+
+def _ours(
+    site: Site,
+    pipeline: Pipeline,
+    flow: str,
+    shares: list[list[int]],
+    cluster: bool,
+    ends: dict[int, int],
+    count: int,
+) -> tuple[list[Flow], Callable[[], bool]]:
+    sinks = SINKS[flow]
+    wanted = [(site.stand_ins[name].counter, count) for name in ("bigquery", "partner") if name in sinks.split(",")]
+    wanted = [(counter, counter.value + more) for counter, more in wanted]
+    if cluster:
+        running = pipeline.start_cluster(len(shares), flow, snapshot_s=5, SINKS=sinks)
+    else:
+        running = [
+            pipeline.start(f"{flow}-{number}", snapshot_s=5, SINKS=sinks, KAFKA_PARTITIONS=",".join(map(str, share)))
+            for number, share in enumerate(shares)
+        ]
+
+    client, keys = pipeline.client(), [pipeline.keys(partition).position for partition in ends]
+
+    def at_ends() -> bool:
+        looking = client.pipeline(transaction=False)
+        for key in keys:
+            looking.hget(key, "next")
+        return [int(found or -1) for found in looking.execute()] == list(ends.values())
+
+    def all_there() -> bool:
+        counted = all(counter.value >= number for counter, number in wanted)
+        in_redis = "redis" not in sinks.split(",") or at_ends()
+        letters = flow != "dead_letters" or pipeline.sink_positions("dead_letters") == ends
+        return counted and in_redis and letters
+
+    return running, all_there
+
+
+def _alive(running: Sequence[Flow], since: float, may_end: bool = False) -> None:
+    for each in running:
+        assert may_end or each.process.poll() is None, each.said()[-5000:]
+    assert time.monotonic() < since + LONGEST_S, f"not there within {LONGEST_S:.0f} s\n{running[0].said()[-5000:]}"
+
+
+def _peaks(running: Sequence[Flow]) -> list[float]:
+    return [rss_peak_mb(each.process.pid) for each in running]
+
+
+def _later(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    """A process that has ended no longer says what it used: its last word counts."""
+    return {name: max(before[name], seconds) for name, seconds in now.items()}
+
+
+@contextlib.contextmanager
+def _profiled(pid: int, output: Path | None) -> Iterator[None]:
+    """py-spy beside the block, which slows the process down a little; folded stacks, with line numbers."""
+    if output is None:
+        yield
+        return
+    command = [str(Path(sys.executable).parent / "py-spy"), "record", "--pid", str(pid), "--format", "raw"]
+    command += ["--rate", "250", "--duration", "600", "--output", str(output)]
+    profiler = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        yield
+    finally:
+        profiler.send_signal(signal.SIGINT)
+        _, said = profiler.communicate(timeout=30)
+        assert output.exists(), said.decode()
