@@ -14,11 +14,13 @@ from bytewax.dataflow import Dataflow
 
 import metrics
 from dataflows import lifecycle
+from dataflows.progress_log import log_progress
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from logs import configure_logging
 from settings import Settings
 from sinks.capture_topic import ANEW, CaptureTopic
+from sources.change_position import decoded
 from sources.change_stream import CapturedTable, Changes
 from sources.kafka_topics import admin_client, ask, describe
 from sources.position_records import read_last
@@ -72,7 +74,14 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
         snapshot_after=snapshot_after,
     )
     ProcessStatus(f"capture.{slot}", progress, list, {}, ready=lambda: topic.acknowledged is not None).publish(settings)
+    log_progress(partial(_progress, progress, topic), lifecycle.stopping.wait)
     return build(changes, topic)
+
+
+def _progress(progress: Progress, topic: CaptureTopic[Changes]) -> dict[str, object]:
+    """How far the capture is: all that committed before `lsn` is in Kafka."""
+    stored = topic.acknowledged
+    return {"lsn": decoded(stored).lsn if stored else None, "rows": progress.processed}
 
 
 def _written(progress: Progress, target: str, rows: int) -> None:

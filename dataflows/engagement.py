@@ -23,6 +23,7 @@ from dataflows.content_lookup import ContentLookup
 from dataflows.destinations import connect
 from dataflows.guarded import GuardedSink
 from dataflows.lifecycle import Execution, end, ending, own_recovery, stopping, waiting_for_kafka
+from dataflows.progress_log import log_progress
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from dataflows.totals import RedisTotals, ten_minute_totals
@@ -35,6 +36,8 @@ from sources.kafka_topics import Topic
 from sources.positions import FlowStopped
 from sources.postgres_lookup import PostgresLookup
 from sources.provisioned import check_provisioned
+
+log = structlog.get_logger()
 
 
 def build(
@@ -75,7 +78,7 @@ def graph() -> Dataflow:
 
 def _connected(settings: Settings) -> Dataflow:
     for name in ignored():
-        structlog.get_logger().warning("setting_without_effect", name=name)
+        log.warning("setting_without_effect", name=name)
     topic = check_provisioned(
         settings.kafka,
         settings.kafka_topic_engagement_events,
@@ -117,7 +120,18 @@ def _connected(settings: Settings) -> Dataflow:
         ready=lambda: bool(source.status()),
         waiting=lambda: _waiting(table, source),
     ).publish(settings)
+    log_progress(partial(_progress, progress), stopping.wait)
     return build(source, lookup.enrich, destinations.totals, sinks)
+
+
+def _progress(progress: Progress) -> dict[str, Any]:
+    """How far each sink is in each Kafka partition, for the log."""
+    settled = sorted(dict(progress.settled).items())  # the worker goes on adding
+    return {
+        "events": progress.processed,
+        "rejected": progress.rejected,
+        "offset_next": {f"{sink} {partition}": offset for (sink, partition), offset in settled},
+    }
 
 
 def _counted(progress: Progress, records: Records) -> ParsedEvents:

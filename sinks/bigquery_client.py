@@ -201,7 +201,7 @@ class BigQueryPatience:
             if isinstance(meant, Away):
                 self.last_error = f"BigQuery is waited for, to {what}: {meant}"
                 metrics.SINK_ERRORS.labels(SINK).inc()
-                log.warning("bigquery_away", doing=what, error=str(meant))
+                log.warning("waiting_for_bigquery", to=what, error=str(meant))
             if meant is failure:
                 raise
             raise meant from failure

@@ -212,7 +212,7 @@ class PartitionWriter:
         self._check_named = False
         if landed.newest is not None and landed.newest > self._seen:
             self._seen = landed.newest
-        log.info("bigquery_landed", partition=self.partition.partition, asked_from=offset_from, newest=landed.newest)
+        log.info("bigquery_landed", partition=self.partition.partition, offset_from=offset_from, newest=landed.newest)
 
     def _send_first(self) -> None:
         """Freeze the first run and queue it. Rows are given new offsets in the stream, so no request of a lost

@@ -152,7 +152,7 @@ class Transactions:
                         ) from failure
                     if error.fatal() or (error.code() in REMEDIES and not aborted(failure)):
                         raise self._stopped(error) from failure
-                    log.warning("kafka_failed", doing=what, transactional_id=self._id, error=error.str())
+                    log.warning("kafka_failed", to=what, transactional_id=self._id, error=error.str())
                     raise
 
     def _say_waiting(self, what: str, tries: int) -> None:

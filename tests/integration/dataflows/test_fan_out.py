@@ -144,7 +144,7 @@ def test_sigterm_with_partner_and_bigquery_down_ends_with_0_and_loses_nothing(
         fan_out.partner.stop()
         bigquery_server.pause()
         wait_for(lambda: "waiting_for_partner" in flows["partner"].said(), timeout=30, message="the partner's absence")
-        wait_for(lambda: "bigquery_away" in flows["bigquery"].said(), timeout=60, message="BigQuery's absence")
+        wait_for(lambda: "waiting_for_bigquery" in flows["bigquery"].said(), timeout=60, message="BigQuery's absence")
         for sink, flow in flows.items():
             tell(f"{sink}: stopped within {stopped(flow):.1f} s")
     bigquery_server.resume()
