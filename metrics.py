@@ -1,4 +1,8 @@
-"""Every metric: name, unit, meaning, what to do when it moves. Shown by each process on HEALTH_PORT and by the API."""
+"""Every metric: name, unit, meaning, what to do when it moves. Shown by each process on HEALTH_PORT and by the API.
+
+The name ends with the unit; a counter gets `_total` behind it. The help text says the meaning, then `Rises:` or `Flat
+while ...:`, and what to do.
+"""
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
@@ -26,7 +30,7 @@ REJECTED = Counter(
 )
 SKIPPED = Counter(
     "skipped_events",
-    "Debezium updates, deletes and tombstones: facts do not change, so nothing is to be done.",
+    "Debezium updates, deletes and tombstones. Rises: nothing is to be done, facts do not change.",
     ["topic", "partition"],
 )
 LATENCY = Histogram(
@@ -35,7 +39,11 @@ LATENCY = Histogram(
     ["sink"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 )
-SINK_EVENTS = Counter("sink_events", "Events a sink has acknowledged.", ["sink"])
+SINK_EVENTS = Counter(
+    "sink_events",
+    "Events a sink has acknowledged. Flat while processed_events rises: see the sink's last error in /health.",
+    ["sink"],
+)
 SINK_ERRORS = Counter(
     "sink_errors",
     "Failed tries of a sink, retries included. Rises: see the sink's last error in /health.",
@@ -46,7 +54,11 @@ DEAD_LETTERS = Counter(
     "Records written to the dead-letter topic, by sink and reason. Rises: operations.dead_letters list.",
     ["sink", "reason"],
 )
-BREAKER = Gauge("sink_breaker_open", "1 while the sink's breaker is open: its destination is down.", ["sink"])
+BREAKER = Gauge(
+    "sink_breaker_open",
+    "1 while the sink's breaker is open, else 0. Rises: its destination is down, /health says why; nothing is lost.",
+    ["sink"],
+)
 KAFKA_LAG = Gauge(
     "kafka_lag_seconds",
     "Age of the newest record read from a partition while more waits, else 0. Rises: add processes.",
