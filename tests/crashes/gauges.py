@@ -1,0 +1,91 @@
+"""How far each deployment has come, looked at again and again by a thread: what tells that a process is at work."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from sinks.redis_layout import Group
+
+EVERY_S = 0.06
+PATIENCE_S = 1.0
+SINKS_IN_KAFKA = ("partner", "dead_letters")
+
+
+class Gauges:
+    """by: name of a deployment's keeper -> Kafka partition -> a value that changes whenever its output does.
+
+    bigquery  (partition) -> rows that landed
+    """
+
+    def __init__(
+        self,
+        properties: dict[str, str],
+        redis_url: str,
+        group: str,
+        topic: str,
+        partitions: int,
+        bigquery: Callable[[int], int],
+    ) -> None:
+        self._admin = AdminClient({**properties, "log_level": 0})
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=1)
+        self._group, self._topic, self._partitions, self._bigquery = group, topic, partitions, bigquery
+        self._layout = Group(group, topic, 10)
+        self.by: dict[str, dict[int, Any]] = {}
+        self.at: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def read(self, sink: str, partitions: list[int], since: float) -> Any:
+        """The newest values, if they were read after `since` (monotonic), else None."""
+        if self.at.get(sink, 0.0) <= since:
+            return None
+        values = self.by[sink]
+        return tuple(values.get(partition) for partition in partitions)
+
+    def _run(self) -> None:
+        looks: list[tuple[str, Callable[[], dict[int, Any]]]] = [
+            ("redis", self._in_redis),
+            ("bigquery", lambda: {p: self._bigquery(p) for p in range(self._partitions)}),
+            ("capture", self._ends),
+            *((sink, lambda sink=sink: self._in_kafka(sink)) for sink in SINKS_IN_KAFKA),  # type: ignore[misc]
+        ]
+        while not self._stop.wait(EVERY_S):
+            for sink, look in looks:
+                at = time.monotonic()
+                with contextlib.suppress(redis.RedisError, KafkaException, TimeoutError):
+                    self.by[sink] = look()
+                    self.at[sink] = at
+
+    def _in_redis(self) -> dict[int, Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for partition in range(self._partitions):
+            pipeline.hget(self._layout.partition(partition).position, "next")
+        return dict(enumerate(pipeline.execute()))
+
+    def _ends(self) -> dict[int, Any]:
+        latest = OffsetSpec.latest()
+        wanted = {TopicPartition(self._topic, partition): latest for partition in range(self._partitions)}
+        found = self._admin.list_offsets(
+            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=PATIENCE_S
+        )
+        return {place.partition: future.result(PATIENCE_S).offset for place, future in found.items()}
+
+    def _in_kafka(self, sink: str) -> dict[int, Any]:
+        group = f"{self._group}.{sink}"
+        asked = [ConsumerGroupTopicPartitions(group)]
+        future = self._admin.list_consumer_group_offsets(asked, request_timeout=PATIENCE_S)[group]
+        places = future.result(PATIENCE_S).topic_partitions or []
+        return {place.partition: (place.offset, place.metadata) for place in places if place.topic == self._topic}
