@@ -2,6 +2,8 @@
 
 from zlib import crc32
 
+import numpy as np
+
 from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
 from engagement.parse import ParsedEvents
 from sources.postgres_lookup import PostgresLookup
@@ -28,7 +30,9 @@ class ContentLookup:
                 self._contents.clear_absent()
             self._contents.put(ContentRow(*row) for row in answer.rows)
             self._contents.mark_absent(answer.absent)
-        missing = self._contents.missing(event.content_id for event in batch.events)
+        batch.content_rows = self._contents.rows_of(batch.content_ids)  # once for all who need them
+        unknown = np.flatnonzero(batch.content_rows == Contents.UNKNOWN)
+        missing = self._contents.missing(batch.content_ids[at] for at in unknown.tolist())
         if missing:
             self._table.ask(missing)
         return not missing

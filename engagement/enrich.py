@@ -4,9 +4,9 @@ Everything is integers: hundredths of a percent and thousandths of a score, roun
 same numbers bit by bit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from itertools import compress, filterfalse
+from itertools import compress, filterfalse, repeat
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -89,10 +89,9 @@ class Contents:
         """Row number now; NONE for null, UNKNOWN where there is no such content, or nobody has asked."""
         return self._row_of.get(content_id, self.UNKNOWN)
 
-    def rows_of(self, content_ids: Iterable[str | None]) -> Integers:
+    def rows_of(self, content_ids: Sequence[str | None]) -> Integers:
         """Row numbers now: int64 [n]."""
-        get = self._row_of.get
-        return np.array([get(content_id, -1) for content_id in content_ids], np.int64)
+        return np.fromiter(map(self._row_of.get, content_ids, repeat(self.UNKNOWN)), np.int64, len(content_ids))
 
     def missing(self, content_ids: Iterable[str | None]) -> set[str]:
         """The ids nobody has looked up yet. Ids that are no UUID cannot be in the table and are never asked for."""
@@ -146,12 +145,12 @@ class EnrichedEvents(ParsedEvents):
 
 
 def enrich(parsed: ParsedEvents, contents: Contents, contents_changed: Iterable[int] = ()) -> EnrichedEvents:
-    """Looks every content up as it is known now; asks nobody. Shares the columns of `parsed`."""
-    rows = contents.rows_of([event.content_id for event in parsed.events])
+    """Looks every content up as it is known now, unless that was done; asks nobody. Shares the columns of `parsed`."""
+    rows = contents.rows_of(parsed.content_ids) if parsed.content_rows is None else parsed.content_rows
     percentages = percentage_hundredths(parsed.duration_ms, _lengths(contents, rows))
+    parsed.content_rows = rows
     return EnrichedEvents(
         **{field.name: getattr(parsed, field.name) for field in fields(ParsedEvents)},
-        content_rows=rows,
         percentages=percentages,
         anomaly_bits=_anomaly_bits(parsed.types, parsed.duration_ms, percentages, rows),
         contents=contents,

@@ -82,9 +82,10 @@ class ParsedEvents:
     """The accepted events of one micro-batch, column by column, and what became of its other records.
 
     span           what the batch covers, passed through
-    offsets, keys, values, timestamps_ms, events, event_ids, event_ts_us, duration_ms, types, targets
+    offsets, keys, values, timestamps_ms, events, content_ids, event_ids, event_ts_us, duration_ms, types, targets
                    one entry per accepted event, in offset order
     timestamps_ms  Kafka timestamp, milliseconds since 1970 (the original's for replayed dead letters)
+    content_ids    of `events`, once for all who look contents up
     event_ids      text of `id`, or kafka:<topic>-<partition>-<offset>
     event_ts_us    microseconds since 1970; the Kafka timestamp where the event has none
     duration_ms    -1: null
@@ -92,6 +93,7 @@ class ParsedEvents:
     targets        the only sink that takes the event, or None; None as a whole when no event has one
     rejected       in offset order
     skipped        number of tombstones and of Debezium updates and deletes
+    content_rows   what looking the contents up has found (see engagement.enrich); None before
     """
 
     span: Any
@@ -100,6 +102,7 @@ class ParsedEvents:
     values: list[bytes]
     timestamps_ms: Integers
     events: list[Event]
+    content_ids: list[str | None]
     event_ids: list[str]
     event_ts_us: Integers
     duration_ms: Integers
@@ -107,6 +110,7 @@ class ParsedEvents:
     targets: list[str | None] | None
     rejected: list[Rejected]
     skipped: int
+    content_rows: Integers | None = None
 
     def __len__(self) -> int:
         return len(self.events)
@@ -125,6 +129,7 @@ def parse(records: Records) -> ParsedEvents:
     """Each record becomes an event, a rejection or is skipped; never raises for what a record holds."""
     refused: dict[int, EventError] = {}
     events, skipped = _decoded(records.values, refused)
+    content_ids = _canonical_content_ids(events)
     replays = _replays(records.headers, refused)
     timestamps_ms = _original_timestamps(_arrivals(records.timestamps_ms, refused), replays)
     event_ts_us = _event_times(events, timestamps_ms, refused)
@@ -139,6 +144,7 @@ def parse(records: Records) -> ParsedEvents:
         values=records.values,  # type: ignore[arg-type]  # tombstones are cut below
         timestamps_ms=timestamps_ms,
         events=events,
+        content_ids=content_ids,
         event_ids=_event_ids(events, prefix, records.offsets, replays),
         event_ts_us=event_ts_us,
         duration_ms=np.array([-1 if event.duration_ms is None else event.duration_ms for event in events], np.int64),
@@ -164,7 +170,6 @@ def _decoded(values: Sequence[bytes | None], refused: dict[int, EventError]) -> 
             events.append(decode_next(value))  # type: ignore[arg-type]  # a tombstone raises TypeError
         except DECODE_ERRORS:
             events.append(_decoded_otherwise(value, index, refused, skipped))
-    _canonical_content_ids(events)
     return events, skipped
 
 
@@ -195,19 +200,21 @@ def _decoded_otherwise(value: bytes | None, index: int, refused: dict[int, Event
     return event
 
 
-def _canonical_content_ids(events: list[Event]) -> None:
-    """Lower case for the ids in UUID form; one look at the whole batch where there is none in upper case."""
-    joined = "".join([event.content_id or "" for event in events])
+def _canonical_content_ids(events: list[Event]) -> list[str | None]:
+    """The content ids, those in UUID form in lower case; one look at the whole batch where none is in upper case."""
+    content_ids = [event.content_id for event in events]
+    joined = "".join(filter(None, content_ids))
     if joined == joined.lower():
-        return
+        return content_ids
     for event in events:
         if event.content_id is not None:
             event.content_id = canonical_content_id(event.content_id)
+    return [event.content_id for event in events]
 
 
 def _replays(headers: Sequence[Sequence[Header] | None] | None, refused: dict[int, EventError]) -> dict[int, _Replay]:
     """The replayed dead letters among the records, by index. Of a repeated header the last counts."""
-    if headers is None:
+    if headers is None or not any(headers):
         return {}
     replays: dict[int, _Replay] = {}
     for index, pairs in enumerate(headers):
@@ -348,6 +355,7 @@ def _without(parsed: ParsedEvents, gone: Integers, rejected: list[Rejected]) -> 
         values=take(parsed.values),
         timestamps_ms=parsed.timestamps_ms[kept],
         events=take(parsed.events),
+        content_ids=take(parsed.content_ids),
         event_ids=take(parsed.event_ids),
         event_ts_us=parsed.event_ts_us[kept],
         duration_ms=parsed.duration_ms[kept],

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,16 @@ from sinks.batches import Batch, Integers
 REQUEST_BYTES = 2_000_000  # aimed at: a request may hold 20 MB, connections are fastest from 1 MB up
 REQUEST_BYTES_MAX = 18_000_000  # a row above cannot be sent at all
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
+ORIGIN: list[tuple[str, pa.DataType]] = [
+    ("source_topic", pa.string()),
+    ("source_epoch", pa.string()),  # the topic id
+    ("kafka_partition", pa.int64()),
+    ("kafka_offset", pa.int64()),
+    ("kafka_timestamp", UTC_MICROSECONDS),
+    ("ingest_timestamp", UTC_MICROSECONDS),
+]
 
-ToArrow = Callable[[Any, Sequence[int]], pa.RecordBatch]  # (batch, rows) -> their columns, always the same schema
+ToArrow = Callable[[Any, Integers], pa.RecordBatch]  # (batch, rows) -> their columns, always the same schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +73,10 @@ def frozen(rows: Rows, to_arrow: ToArrow, now_us: int) -> list[tuple[Rows, bytes
 
     Only a single row can be larger than REQUEST_BYTES_MAX: the caller must not send it."""
     parts = []
-    for number in np.unique(rows.which):
-        part = rows[rows.which == number]
-        parts.append(_with_origin(to_arrow(rows.batches[int(number)], part.indexes.tolist()), part, now_us))
+    starts = np.flatnonzero(np.diff(rows.which, prepend=-1)).tolist()  # rows stand in the order of their batches
+    for start, end in pairwise([*starts, len(rows)]):
+        part = rows[start:end]
+        parts.append(_with_origin(to_arrow(part.batches[int(part.which[0])], part.indexes), part, now_us))
     whole = pa.Table.from_batches(parts).combine_chunks().to_batches()[0] if len(parts) > 1 else parts[0]
     return _cut(rows, whole)
 
@@ -73,8 +84,8 @@ def frozen(rows: Rows, to_arrow: ToArrow, now_us: int) -> list[tuple[Rows, bytes
 def schema_bytes(rows: Rows, to_arrow: ToArrow) -> bytes:
     """The writer schema that all requests of these columns share, serialised."""
     first = rows[:1]
-    batch, index = first.at(0)
-    return bytes(_with_origin(to_arrow(batch, [index]), first, 0).schema.serialize())
+    batch, _ = first.at(0)
+    return bytes(_with_origin(to_arrow(batch, first.indexes), first, 0).schema.serialize())
 
 
 def _cut(rows: Rows, whole: pa.RecordBatch) -> list[tuple[Rows, bytes]]:
@@ -97,13 +108,17 @@ def _with_origin(columns: pa.RecordBatch, rows: Rows, now_us: int) -> pa.RecordB
     """Add which Kafka record each row came from; `rows` are all of one batch."""
     batch = rows.batches[int(rows.which[0])]
     count, partition = len(rows), batch.span.partition
-    added = {
-        "source_topic": pa.array([partition.topic] * count, pa.string()),
-        "source_epoch": pa.array([partition.topic_id] * count, pa.string()),
-        "kafka_partition": pa.array(np.full(count, partition.partition, np.int64)),
-        "kafka_offset": pa.array(rows.offsets),
-        "kafka_timestamp": pa.array(batch.timestamps_ms[rows.indexes] * 1000).view(UTC_MICROSECONDS),
-        "ingest_timestamp": pa.array(np.full(count, now_us, np.int64)).view(UTC_MICROSECONDS),
-    }
-    fields = [pa.field(name, column.type) for name, column in added.items()]
-    return pa.RecordBatch.from_arrays([*columns.columns, *added.values()], schema=pa.schema([*columns.schema, *fields]))
+    origin = [
+        pa.repeat(partition.topic, count),
+        pa.repeat(partition.topic_id, count),
+        pa.repeat(pa.scalar(partition.partition, pa.int64()), count),
+        pa.array(rows.offsets),
+        pa.array(batch.timestamps_ms[rows.indexes] * 1000).view(UTC_MICROSECONDS),
+        pa.repeat(pa.scalar(now_us, UTC_MICROSECONDS), count),
+    ]
+    return pa.RecordBatch.from_arrays([*columns.columns, *origin], schema=_schema_with_origin(columns.schema))
+
+
+@cache
+def _schema_with_origin(columns: pa.Schema) -> pa.Schema:
+    return pa.schema([*columns, *(pa.field(*each) for each in ORIGIN)])

@@ -61,6 +61,7 @@ def batch(records: Sequence[Record], offset_from: int = 0, partition: PartitionI
             values=[b""] * count,
             timestamps_ms=np.array([NOON_MS + each.kafka_ms for each in records], dtype=np.int64),
             events=events,
+            content_ids=[event.content_id for event in events],
             event_ids=[f"e{offset_from + i}" for i in range(count)],
             event_ts_us=np.array([(NOON_MS + each.event_ms) * 1000 for each in records], dtype=np.int64),
             duration_ms=np.array(
