@@ -31,7 +31,8 @@ from engagement.enrich import EnrichedEvents
 from engagement.parse import ParsedEvents, parse
 from logs import configure_logging
 from settings import Settings, ignored
-from sources.kafka import KafkaSource, Records
+from sources.kafka import KafkaSource
+from sources.kafka_records import Records
 from sources.kafka_topics import Topic
 from sources.positions import FlowStopped
 from sources.postgres_lookup import PostgresLookup

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from engagement.parse import HEADER_EVENT_ID, HEADER_FOR, HEADER_KAFKA_TIMESTAMP, Rejected, parse
 from operations.terminal import Problem, waiting
 from sinks.transactions import Record
-from sources.kafka import Records
+from sources.kafka_records import Records
 from sources.kafka_topics import ANSWER_SECONDS, Topic, ask, is_away
 from sources.position_records import position_consumer
 from sources.positions import PartitionId, Span

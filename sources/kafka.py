@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sources.kafka_brokers import QUIET, Brokers
+from sources.kafka_records import Records, end_of, offset_of, records_of
 from sources.kafka_topics import AWAY, ask, is_away, say
 from sources.positions import Claim, Destination, FlowStopped, PartitionId, PositionGap, Span
 
@@ -42,22 +42,6 @@ REQUIRED = {  # whatever else is configured
 }
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class Records:
-    """One micro-batch of one Kafka partition, in offset order.
-
-    The span may cover more offsets than there are records: markers and gaps. All lists and arrays have length n.
-    timestamps_ms are Kafka's, int64 milliseconds since 1970.
-    """
-
-    span: Span
-    offsets: np.ndarray[Any, np.dtype[np.int64]]
-    keys: list[bytes | None]
-    values: list[bytes | None]
-    timestamps_ms: np.ndarray[Any, np.dtype[np.int64]]
-    headers: list[list[tuple[str, bytes | None]] | None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +294,9 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
 
     def _read(self) -> None:
         for _ in range(POLLS_PER_ACTIVATION):
-            messages = [message for message in self._consumer.consume(POLL_EVENTS_MAX, 0) if self._is_record(message)]
+            messages = self._consumer.consume(POLL_EVENTS_MAX, 0)
+            if any(map(Message.error, messages)):
+                messages = [message for message in messages if self._is_record(message)]
             if not messages:
                 return
             self.brokers.answered()
@@ -326,28 +312,21 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
     def _cut(self, messages: list[Message]) -> list[Records]:
         """The messages as batches, none of which straddles a destination's position."""
         batches: list[Records] = []
-        while self._cuts and self._cuts[0] < _end(messages):
+        while self._cuts and self._cuts[0] < end_of(messages):
             cut = self._cuts.popleft()
-            below = [message for message in messages if _offset(message) < cut]
+            below = [message for message in messages if offset_of(message) < cut]
             if cut > self._offset_next:
                 batches.append(self._records(below, cut))
             messages = messages[len(below) :]
-        return [*batches, self._records(messages, _end(messages))]
+        return [*batches, self._records(messages, end_of(messages))]
 
     def _records(self, messages: list[Message], offset_next: int) -> Records:
         span = Span(self._partition, self._owner, self._offset_next, offset_next)
         self._offset_next = offset_next
-        timestamps = np.array([message.timestamp()[1] for message in messages], np.int64)
-        if len(timestamps):
-            self._newest_ms = max(self._newest_ms, int(timestamps.max()))
-        return Records(
-            span=span,
-            offsets=np.array([message.offset() for message in messages], np.int64),
-            keys=[message.key() for message in messages],
-            values=[message.value() for message in messages],
-            timestamps_ms=timestamps,
-            headers=[message.headers() for message in messages],  # type: ignore[misc]
-        )
+        records = records_of(span, messages)
+        if messages:
+            self._newest_ms = max(self._newest_ms, int(records.timestamps_ms.max()))
+        return records
 
     def _empty(self, offset_next: int) -> T:
         return self._source.prepare(self._records([], offset_next))
@@ -390,11 +369,3 @@ def _is_passing(failure: Exception) -> bool:
     """A consumer knows no partition either whose leader it could not ask for: that the partition exists was seen."""
     unknown = isinstance(failure, KafkaException) and failure.args[0].code() == KafkaError._UNKNOWN_PARTITION
     return unknown or is_away(failure)
-
-
-def _offset(message: Message) -> int:
-    return message.offset()  # type: ignore[return-value]
-
-
-def _end(messages: Sequence[Message]) -> int:
-    return _offset(messages[-1]) + 1

@@ -19,7 +19,7 @@ from engagement.rows import partner_bodies
 from sinks.fenced_commit import Committed
 from sinks.partner import PartnerSink
 from sinks.partner_client import PartnerClient, Unavailable
-from sources.kafka import Records
+from sources.kafka_records import Records
 from sources.positions import Span
 from tests.fakes.partner_events import (
     IMPATIENT,

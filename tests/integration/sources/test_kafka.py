@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer, TopicPartition
 
-from sources.kafka import KafkaPartition, KafkaSource, Records
+from sources.kafka import KafkaPartition, KafkaSource
+from sources.kafka_records import Records
 from sources.positions import Claim, FlowStopped, PartitionId, PositionGap
 
 HOUR_MS = 3_600_000
