@@ -1,0 +1,33 @@
+// Where events are, stage by stage: seconds before events. A stage in trouble opens below itself.
+import {html, render} from './vendor/lit-html/lit-html.js';
+import {age, n} from './format.js';
+import {BREAKERS, STATES, trouble} from './words.js';
+import {figure, mark} from './draw.js';
+import {facts, lost, now} from './facts.js';
+
+export function pipeline() {
+  const {stages, kafka} = facts.pipeline ?? {};
+  if (!stages) return;
+  const [capture, ...sinks] = stages;
+  render(html`<div class="bar-head"><h2>Pipeline</h2><div class="pcols" aria-hidden="true"><span>Behind</span><span>Waiting</span><span>Per s</span><span>Breaker</span></div></div>
+    <ol class="rail">${stage(capture)}${broker(kafka)}${sinks.map(stage)}</ol>`, document.getElementById('pipeline'));
+}
+
+const said = word => html`<span class="hidden">${word} </span>`;
+const rate = of => n(lost() ? null : of);
+
+function stage(of) {
+  const state = lost() ? 'unknown' : of.state, breaker = of.breaker?.state, [value, unit] = age(of.lag_s);
+  return html`<li class="stage ${state}">${mark(state)}<b>${of.label}</b>${said(STATES[state] ?? state)}
+    <span class="lag">${state === 'starting' ? html`<span class="u">starting</span>` : html`${said('behind')}${figure(value, unit)}`}${of.trend === 'growing' || of.trend === 'shrinking' ? html`<span class="trend">${of.trend}</span>` : ''}</span>
+    <span class="num">${said('waiting')}${n(of.lag_events)}</span><span class="num per">${said('per second')}${rate(of.rate)}</span>
+    <span class="breaker ${breaker ?? ''}">${breaker ? html`${said('breaker')}${BREAKERS[breaker] ?? breaker}` : ''}</span>${below(trouble(of, now()))}</li>`;
+}
+
+function broker({partitions, rate_in, stalled}) {
+  const state = lost() || rate_in == null ? 'unknown' : stalled ? 'behind' : rate_in === 0 ? 'idle' : 'ok';
+  return html`<li class="stage ${state}">${mark(state)}<b title=${partitions == null ? '' : `${partitions} partitions`}>Kafka</b>${said(STATES[state])}
+    <span class="lag"></span><span class="num"></span><span class="num per">${said('per second')}${rate(rate_in)}</span><span class="breaker"></span></li>`;
+}
+
+const below = lines => lines.length ? html`<div class="why">${lines.map(({is, text}) => html`<p class=${is} title=${text}>${text}</p>`)}</div>` : '';
