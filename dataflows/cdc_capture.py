@@ -19,14 +19,15 @@ from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from logs import configure_logging
 from settings import Settings
-from sinks.capture_topic import ANEW, CaptureTopic
-from sources.change_position import decoded
+from sinks.capture_topic import CaptureTopic, capture_id
+from sources.change_position import RECAPTURE, decoded
 from sources.change_stream import CapturedTable, Changes
 from sources.kafka_topics import admin_client, ask, describe
-from sources.position_records import read_last
+from sources.position_records import capture_key, read_last
 from sources.positions import FlowStopped
 from sources.postgres_changes import PostgresChanges
 from sources.provisioned import PROVISION, warn_of_create_time
+from sources.topic_ids import read_ids
 
 ENGAGEMENT_EVENTS = CapturedTable(("public", "engagement_events"), key="content_id", order_by="id")
 
@@ -38,27 +39,28 @@ def build(changes: PostgresChanges, topic: CaptureTopic[Changes]) -> Dataflow:
     return flow
 
 
-def flow(snapshot_after: int | None = None) -> Dataflow:
-    """snapshot_after  only by hand, where an error says so: forget the position, drop the slot and send the rows of
-    the table beyond this id (0: all, also those that the topic has already)."""
+def flow() -> Dataflow:
     settings = Settings.from_env("postgres", "kafka")
     configure_logging(settings.log_level, "capture")
     lifecycle.stopping.listen()
     target, slot = settings.kafka_topic_engagement_events, settings.cdc_slot
-    lifecycle.back_off_if_fenced(Path(gettempdir()) / f"{settings.kafka_consumer_group}.capture.{target}.{slot}.fenced")
+    transactional_id = capture_id(settings.kafka_consumer_group, target, slot)
+    lifecycle.back_off_if_fenced(Path(gettempdir()) / f"{transactional_id}.fenced")
     progress = Progress()
     topic: CaptureTopic[Changes] = CaptureTopic(
         settings.kafka,
-        f"{settings.kafka_consumer_group}.capture.{target}.{slot}",
+        transactional_id,
         topic=target,
         topic_id=partial(_topic_id, settings),
         positions_topic=settings.topic_positions,
-        position_key=f"capture/{slot}",
-        read_positions=partial(read_last, settings.kafka, settings.topic_positions, lifecycle.waiting_for_kafka),
+        position_key=capture_key(slot),
+        read_positions=partial(
+            read_last, settings.kafka, settings.topic_positions, lifecycle.waiting_for_kafka, captures=True
+        ),
         stopping=lifecycle.stopping,
         abandon=lifecycle.abandon,
         ending=lifecycle.ending,
-        forget=snapshot_after is not None,
+        remedy=RECAPTURE,
         written=partial(_written, progress, target),
     )
     changes = PostgresChanges(
@@ -70,8 +72,9 @@ def flow(snapshot_after: int | None = None) -> Dataflow:
         stopping=lifecycle.stopping,
         abandon=lifecycle.abandon,
         ending=lifecycle.ending,
-        remedy=ANEW,
-        snapshot_after=snapshot_after,
+        ids_sent=partial(
+            read_ids, settings.kafka, target, ENGAGEMENT_EVENTS.order_by, waiting=lifecycle.waiting_for_kafka
+        ),
     )
     ProcessStatus(f"capture.{slot}", progress, list, {}, ready=lambda: topic.acknowledged is not None).publish(settings)
     log_progress(partial(_progress, progress, topic), lifecycle.stopping.wait)

@@ -12,6 +12,7 @@ import typer
 
 from operations.first_positions import FirstPositions, Order
 from operations.publication import publication_step
+from operations.recapture import order_recapture
 from operations.steps import Step, run
 from operations.terminal import Problem, in_words, waiting
 from operations.topics import topic_steps, wanted_topics
@@ -40,6 +41,13 @@ def main(
             help="The topic has more partitions than before; a content's events may lie in two of them.",
         ),
     ] = False,
+    recapture: Annotated[
+        bool,
+        typer.Option(
+            "--recapture",
+            help="The slot is lost, or PostgreSQL another one: the capture then sends the rows that the topic lacks.",
+        ),
+    ] = False,
 ) -> None:
     """Make what the flows stand on: topics, publication, first positions, BigQuery's dataset, tables and views."""
     settings = _settings()
@@ -48,6 +56,9 @@ def main(
     except ValueError as wrong:
         raise typer.BadParameter(str(wrong), param_hint="--position") from wrong
     with in_words():
+        if recapture and not check:
+            typer.echo(f"recapture {order_recapture(settings)}")
+            return
         positions = _positions(settings)
         if orders and not check:
             for line in positions.set(orders):

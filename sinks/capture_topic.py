@@ -13,7 +13,10 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from sinks.transactions import Record, Transactions
 from sources.positions import FlowStopped
 
-ANEW = 'python -m bytewax.run "dataflows.cdc_capture:flow(snapshot_after=0)"'
+
+def capture_id(group: str, topic: str, slot: str) -> str:
+    """The transactional.id of a capture: what fences its predecessor, and the command that marks its position."""
+    return f"{group}.capture.{topic}.{slot}"
 
 
 class Group(Protocol):
@@ -56,20 +59,22 @@ class CaptureTopic(DynamicSink[G], Generic[G]):
         stopping: Callable[[], bool],
         abandon: Callable[[], object],
         ending: Callable[[str], Any],
-        forget: bool = False,
+        remedy: str,
+        of_any_topic: bool = False,
         written: Callable[[int], object] = lambda records: None,
     ) -> None:
         """kafka    librdkafka properties; written: told the number of records after each transaction
         topic_id, read_positions  ask Kafka for the id of the topic, and for the last committed record of each key of
                  `positions_topic` (compacted, one partition), where the position is kept under `position_key`; both
                  wait while Kafka is away
-        forget  a stored position does not count: the source begins anew"""
+        remedy  the command for who has to go on with another topic than the position's; of_any_topic: this is it, the
+                 position then counts as none"""
         self.acknowledged: bytes | None = None
         self.ending = ending
         self._topic, self._topic_id, self._ask_topic_id = topic, "", topic_id
         self._positions_topic, self._position_key, self._read_positions = positions_topic, position_key, read_positions
         self._transactions = Transactions(kafka, transactional_id, stopping=stopping, abandon=abandon)
-        self._forget, self._written = forget, written
+        self._remedy, self._of_any_topic, self._written = remedy, of_any_topic, written
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "CaptureTopicPartition[G]":
         """Opens nothing: only the worker that has the source part may fence, and it calls `open`."""
@@ -81,17 +86,17 @@ class CaptureTopic(DynamicSink[G], Generic[G]):
         Blocks, and says so, while Kafka is away. Raises FlowStopped where a topic is missing or was recreated."""
         self._topic_id = self._ask_topic_id()
         self._transactions.open()  # before the position is read: nobody older can move it any more
-        if self._forget:
-            return None
         record = self._read_positions().get(self._position_key)
         if record is None:
             return None
         stored = msgspec.json.decode(record, type=StoredPosition)
         if (stored.topic, stored.topic_id) != (self._topic, self._topic_id):
+            if self._of_any_topic:
+                return None
             raise FlowStopped(
                 f"The capture's position belongs to topic {stored.topic} ({stored.topic_id}), but rows would now go to "
-                f"{self._topic} ({self._topic_id}), which was recreated or renamed and lacks the rows sent so far: "
-                f"capture the table anew with {ANEW}."
+                f"{self._topic} ({self._topic_id}), which was recreated or renamed and lacks the rows sent so far. "
+                f"To send what the topic lacks: {self._remedy}"
             )
         self.acknowledged = bytes(stored.position)
         return self.acknowledged

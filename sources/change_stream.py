@@ -5,7 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sources.change_position import ChangePosition, encoded
+import numpy as np
+
+from sources.change_position import RECAPTURE, ChangePosition, encoded
+from sources.id_set import IdSet
 from sources.pgoutput import Begin, Commit, Decoder, Insert, Relation, lsn_text
 from sources.positions import FlowStopped
 from sources.row_json import RowJson
@@ -13,6 +16,7 @@ from sources.row_json import RowJson
 GROUP_ROWS_MAX = 10_000
 GROUP_BYTES_MAX = 16 * 1024 * 1024
 GROUP_S_MAX = 0.05  # a group ends with the first commit behind this, or where the stream is dry
+IDS_AT_ONCE = 100_000
 IDLE_POSITION_EVERY_S = 10.0  # an idle table must not keep the server from removing its log
 
 
@@ -40,6 +44,7 @@ class Messages(Protocol):
 
     def receive(self) -> bytes | None: ...
     def wait(self, seconds: float) -> None: ...
+    def confirm(self, lsn: int) -> None: ...
     def ask_for_news(self) -> None: ...
 
 
@@ -58,6 +63,14 @@ class _Pending:
 
     records: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     size: int = 0
+    highest: int | None = None  # id
+
+    def add(self, record: tuple[bytes | None, bytes], id_: bytes | None) -> None:
+        self.records.append(record)
+        self.size += len(record[1])
+        number = int(id_ or 0)
+        if self.highest is None or number > self.highest:
+            self.highest = number
 
     @property
     def full(self) -> bool:
@@ -83,6 +96,7 @@ class ChangeStream:
         self._decoder = Decoder()
         self._relation: Relation | None = None
         self._row: RowJson | None = None
+        self._id_at = 0
         self._transaction: _Transaction | None = None
         self._pending = _Pending()
         self._told_at = clock()
@@ -101,12 +115,12 @@ class ChangeStream:
                 self._messages.wait(left)
             elif self._take(message) and self._pending.records and self._clock() > until:
                 break
-        records, self._pending = self._pending.records, _Pending()
-        return self._changes(records)
+        pending, self._pending = self._pending, _Pending()
+        return self._changes(pending)
 
-    def ids_before(self, end: int, stopping: Callable[[], bool]) -> set[bytes]:
-        """The ids, as text, of the rows in transactions that committed before the LSN `end`: reads up to there."""
-        ids: set[bytes] = set()
+    def ids_before(self, end: int, stopping: Callable[[], bool]) -> IdSet:
+        """The ids of the rows in transactions that committed before the LSN `end`: reads up to there."""
+        ids, some = IdSet(), list[int]()
         while not stopping():
             message = self._messages.receive()
             if message is None:
@@ -116,15 +130,21 @@ class ChangeStream:
                 self._messages.wait(GROUP_S_MAX)
                 continue
             change = self._decoder.decode(message)
-            if isinstance(change, Insert) and (change.relation.schema, change.relation.name) == self._captured.table:
-                names = [column.name for column in change.relation.columns]
-                ids.add(change.values[names.index(self._captured.order_by)] or b"")
+            if isinstance(change, Insert):
+                self._look_at(change.relation)
+                if self._row is not None:
+                    some.append(int(change.values[self._id_at] or 0))
             elif isinstance(change, Begin):
                 if change.commit_lsn >= end:
                     break
                 self._transaction = _Transaction(change.commit_lsn)
             elif isinstance(change, Commit):
                 self._transaction = None
+            if len(some) >= IDS_AT_ONCE:
+                ids.add(np.array(some, np.int64))
+                some.clear()
+                self._messages.confirm(self._position.lsn_number)  # nothing new: only that we live
+        ids.add(np.array(some, np.int64))
         return ids
 
     def _take(self, message: bytes) -> bool:
@@ -140,16 +160,13 @@ class ChangeStream:
         return False
 
     def _insert(self, change: Insert) -> None:
-        if change.relation is not self._relation:
-            self._describe(change.relation)
+        self._look_at(change.relation)
         transaction = self._transaction
         if self._row is None or transaction is None:
             return
         transaction.seen += 1
         if transaction.seen > transaction.skip:
-            record = self._row.record(change.values)
-            self._pending.records.append(record)
-            self._pending.size += len(record[1])
+            self._pending.add(self._row.record(change.values), change.values[self._id_at])
 
     def _begin(self, commit_lsn: int) -> None:
         transaction = _Transaction(commit_lsn)
@@ -157,7 +174,8 @@ class ChangeStream:
             if commit_lsn > self._partly:
                 raise FlowStopped(
                     f"The stream has no transaction that committed at {lsn_text(self._partly)}, of which "
-                    f"{self._position.sent} rows are sent: somebody else moved or recreated the replication slot."
+                    f"{self._position.sent} rows are sent: somebody else moved or recreated the replication slot. "
+                    f"To send what the topic lacks: {RECAPTURE}"
                 )
             if commit_lsn == self._partly:
                 transaction.skip = self._position.sent
@@ -169,23 +187,28 @@ class ChangeStream:
         if transaction is not None and transaction.seen < transaction.skip:
             raise FlowStopped(
                 f"The transaction that committed at {lsn_text(change.commit_lsn)} has {transaction.seen} rows, but "
-                f"{transaction.skip} were sent before: the publication or the table was changed in between."
+                f"{transaction.skip} were sent before: the publication or the table was changed in between. To send "
+                f"what the topic lacks: {RECAPTURE}"
             )
         self._transaction = None
         self._lsn = change.end_lsn
 
-    def _describe(self, relation: Relation) -> None:
-        """A row of another table than the last one, or of the same with other columns."""
-        self._relation, self._row = relation, None
-        if (relation.schema, relation.name) != self._captured.table:
+    def _look_at(self, relation: Relation) -> None:
+        """Know the columns of the next row: of another table than the last one, perhaps, or changed since."""
+        if relation is self._relation:
             return
-        try:
-            self._row = RowJson(relation.columns, self._captured.key)
-        except ValueError:
-            raise FlowStopped(
-                f"The publication no longer sends column {self._captured.key} of {'.'.join(self._captured.table)}, "
-                "which becomes the key of the records: add it again."
-            ) from None
+        self._relation, self._row = relation, None
+        captured = self._captured
+        if (relation.schema, relation.name) != captured.table:
+            return
+        names = [column.name for column in relation.columns]
+        for needed in (captured.key, captured.order_by):
+            if needed not in names:
+                raise FlowStopped(
+                    f"The publication no longer sends column {needed} of {'.'.join(captured.table)}, which the capture "
+                    "needs: add it again."
+                )
+        self._row, self._id_at = RowJson(relation.columns, captured.key), names.index(captured.order_by)
 
     def _idle(self) -> Changes | None:
         """Now and then a position without rows, where the server's log grows with what is not captured."""
@@ -194,13 +217,15 @@ class ChangeStream:
         self._lsn = max(self._lsn, self._messages.sent_lsn)
         if self._lsn <= self._position.lsn_number or self._clock() - self._told_at < IDLE_POSITION_EVERY_S:
             return None
-        return self._changes([])
+        return self._changes(_Pending())
 
-    def _changes(self, records: list[tuple[bytes | None, bytes]]) -> Changes:
+    def _changes(self, pending: _Pending) -> Changes:
         transaction = self._transaction
         if transaction is None:
-            self._position = self._position.streaming(self._lsn)
+            self._position = self._position.streaming(self._lsn, highest=pending.highest)
         else:
-            self._position = self._position.streaming(self._lsn, transaction.commit_lsn, transaction.seen)
+            self._position = self._position.streaming(
+                self._lsn, transaction.commit_lsn, transaction.seen, pending.highest
+            )
         self._told_at = self._clock()
-        return Changes(records, encoded(self._position))
+        return Changes(pending.records, encoded(self._position))

@@ -12,6 +12,7 @@ from sources.kafka_brokers import QUIET
 from sources.kafka_topics import ANSWER_SECONDS, ask, say
 
 POLL_SECONDS = 0.5
+CAPTURES = "capture/"  # with what the keys of captures' positions begin
 
 
 class Provisioned(msgspec.Struct, frozen=True):
@@ -33,6 +34,10 @@ def provisioned_key(group: str, sink: str) -> str:
     return f"provisioned/{group}/{sink}"
 
 
+def capture_key(slot: str) -> str:
+    return f"{CAPTURES}{slot}"
+
+
 def pass_key(group: str, sink: str, partition: int, offset: int) -> str:
     return f"pass/{group}/{sink}/{partition}/{offset}"
 
@@ -41,13 +46,17 @@ def replayed_key(dead_letters_topic_id: str, partition: int, offset: int) -> str
     return f"replayed/{dead_letters_topic_id}/{partition}/{offset}"
 
 
-def read_last(kafka: Mapping[str, str], topic: str, waiting: Callable[[str], None] = say) -> dict[str, bytes]:
+def read_last(
+    kafka: Mapping[str, str], topic: str, waiting: Callable[[str], None] = say, *, captures: bool = False
+) -> dict[str, bytes]:
     """Key -> the value of its last committed record, as of now.
 
     Waits (up to a minute) for a transaction that a dead process left open: records behind it count too, and to miss
-    them would be to forget a position. Raises KafkaException where Kafka refuses."""
+    them would be to forget a position. But a capture that died in the middle of its rows holds up nobody who does not
+    ask for `captures`: what lies behind its transaction is looked at, and waited for only if it is not all captures'.
+    Raises KafkaException where Kafka refuses."""
     with_admin = AdminClient({**QUIET, **kafka})
-    end = ask(f"find the end of topic {topic}", lambda: _end(with_admin, topic), waiting)
+    end = ask(f"find the end of topic {topic}", lambda: written_end(with_admin, topic, 0), waiting)
     consumer = position_consumer(kafka)
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
@@ -56,6 +65,8 @@ def read_last(kafka: Mapping[str, str], topic: str, waiting: Callable[[str], Non
         while reached < end:
             message = consumer.poll(POLL_SECONDS)
             if message is None:
+                if not captures and _only_captures(kafka, topic, reached, end):
+                    break
                 waiting(f"read topic {topic} to its end (offset {reached} of {end})")
                 continue
             reached = max(reached, take(message, found))
@@ -64,8 +75,28 @@ def read_last(kafka: Mapping[str, str], topic: str, waiting: Callable[[str], Non
         consumer.close()
 
 
-def position_consumer(kafka: Mapping[str, str]) -> Consumer:
-    """A reader of committed records that belongs to no group and stores nothing."""
+def _only_captures(kafka: Mapping[str, str], topic: str, reached: int, end: int) -> bool:
+    """Whether all that was written from `reached` to `end`, committed or not, is positions of captures.
+
+    False, too, while Kafka does not answer."""
+    consumer = position_consumer(kafka, committed=False)
+    try:
+        consumer.assign([TopicPartition(topic, 0, reached)])
+        while reached < end:
+            message = consumer.poll(POLL_SECONDS)
+            seen: dict[str, bytes] = {}
+            if message is None or (message.value() is None and message.error() is None):
+                return False
+            reached = max(reached, take(message, seen))
+            if not all(key.startswith(CAPTURES) for key in seen):
+                return False
+        return True
+    finally:
+        consumer.close()
+
+
+def position_consumer(kafka: Mapping[str, str], *, committed: bool = True) -> Consumer:
+    """A reader of (committed) records that belongs to no group and stores nothing."""
     properties: dict[str, Any] = {
         "fetch.wait.max.ms": 20,
         **QUIET,
@@ -74,7 +105,7 @@ def position_consumer(kafka: Mapping[str, str]) -> Consumer:
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "auto.offset.reset": "earliest",  # compaction may have removed the first offsets
-        "isolation.level": "read_committed",
+        "isolation.level": "read_committed" if committed else "read_uncommitted",
     }
     return Consumer(properties)
 
@@ -97,8 +128,8 @@ def take(message: Message, found: dict[str, bytes]) -> int:
     return (message.offset() or 0) + 1
 
 
-def _end(admin: AdminClient, topic: str) -> int:
+def written_end(admin: AdminClient, topic: str, partition: int) -> int:
     """The end of what is written, open transactions included."""
-    asked = {TopicPartition(topic, 0): OffsetSpec.latest()}  # type: ignore[no-untyped-call]
+    asked = {TopicPartition(topic, partition): OffsetSpec.latest()}  # type: ignore[no-untyped-call]
     answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=ANSWER_SECONDS)
     return int(next(iter(answers.values())).result(ANSWER_SECONDS).offset)

@@ -6,6 +6,9 @@ ledger), the position says exactly which rows it covers, and the server forgets 
 The first start creates the slot with an exported snapshot: what committed before the slot's LSN is in the snapshot,
 what committed after it comes by the slot. A snapshot dies with its connection. If it did before all its rows were
 sent, a newer one serves: what it shows behind the last id sent, without the rows that the slot is going to send.
+
+Where the slot was lost, or the server is another one, rows may be missing, and the start is refused with their ids. The
+operator then marks the position (`again`), and the capture begins as at first, without the rows that the topic holds.
 """
 
 import contextlib
@@ -20,14 +23,16 @@ import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from sources import replication_slot
-from sources.change_position import ChangePosition, decoded, encoded
+from sources.change_position import RECAPTURE, ChangePosition, decoded, encoded, highest_of
 from sources.change_stream import CapturedTable, Changes, ChangeStream
+from sources.id_set import IdSet
 from sources.kafka import Stopping
 from sources.pgoutput import lsn_text
 from sources.positions import FlowStopped
 from sources.postgres_session import Session
 from sources.replication import ReplicationStream
-from sources.table_snapshot import TableSnapshot
+from sources.table_snapshot import TableSnapshot, rows_between, rows_beyond
+from sources.topic_ids import TopicIds
 
 log = structlog.get_logger()
 
@@ -61,15 +66,12 @@ class PostgresChanges(FixedPartitionedSource[Changes, None]):
         stopping: Stopping,
         abandon: Callable[[], object],
         ending: Callable[[str], Any],
-        remedy: str,
-        snapshot_after: int | None = None,
+        ids_sent: Callable[[], TopicIds],
     ) -> None:
-        """remedy  the command that captures the table anew, for the operator who must
-        snapshot_after  where the ledger has no position: drop a slot that is there, and send only rows beyond this id
-        """
+        """ids_sent  reads which rows the topic holds; asked after the ledger was opened, so nobody else adds any"""
         self.dsn, self.captured = dsn, captured
         self.slot, self.publication = slot, publication
-        self.ledger, self.remedy, self.snapshot_after = ledger, remedy, snapshot_after
+        self.ledger, self.ids_sent = ledger, ids_sent
         self.stopping, self.abandon, self.ending = stopping, abandon, ending
 
     def list_parts(self) -> list[str]:
@@ -96,6 +98,8 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
         self._snapshot: TableSnapshot | None = None
         self._stream: ReplicationStream | None = None
         self._changes: ChangeStream | None = None
+        self._in_topic: TopicIds | None = None
+        self._sent_now = IdSet()  # ids of the snapshot's rows that this process has sent
         self._emitted = self._ledger.open()
         self._connect()
 
@@ -145,11 +149,24 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
     def _page(self, snapshot: TableSnapshot) -> Changes:
         """The next rows of the snapshot; behind the last ones the stream begins."""
         position = self._acknowledged()
-        records, last = snapshot.page(position.after, SNAPSHOT_PAGE_ROWS)
-        if last is not None:
-            return Changes(records, encoded(msgspec.structs.replace(position, after=last)))
+        page = snapshot.page(position.after, SNAPSHOT_PAGE_ROWS)
+        if page is None:
+            return self._snapshot_complete(position)
+        self._sent_now.add(page.ids)
+        highest = highest_of(position.highest, *page.ids[-1:].tolist())
+        return Changes(page.records, encoded(msgspec.structs.replace(position, after=page.last, highest=highest)))
+
+    def _snapshot_complete(self, position: ChangePosition) -> Changes:
         self._disconnect()
-        log.info("snapshot_complete", slot=self._source.slot, stream_from=position.lsn)
+        sent, self._sent_now, self._in_topic = self._sent_now, IdSet(), None
+        log.info(
+            "recaptured" if position.again else "snapshot_complete",
+            slot=self._source.slot,
+            rows=len(sent),
+            first_id=sent.lowest,
+            last_id=sent.highest,
+            stream_from=position.lsn,
+        )
         return Changes([], encoded(position.streaming(position.lsn_number)))
 
     def _acknowledged(self) -> ChangePosition:
@@ -198,26 +215,65 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
         columns = replication_slot.published_columns(session, source.publication, *source.captured.table)
         found = replication_slot.find(session, source.slot)
         position = None if self._ledger.acknowledged is None else self._acknowledged()
-        anew = position is None and source.snapshot_after is not None
-        replication_slot.check(source.slot, found, server, position, source.remedy, anew=anew)
+        highest = None if position is None else highest_of(position.highest, position.after)
+        replication_slot.check(
+            source.slot, found, server, position, lambda: rows_beyond(session, source.captured, highest)
+        )
+        if position is None:
+            self._refuse_rows_of_unknown_origin(session)
+            position = ChangePosition("", 0, "", "creating")
         if found is not None:
             replication_slot.take_over(session, found)
-        if position is None:
+        if position.phase == "creating":
             # Said before it is done: else a slot without a position might be anybody's.
-            position = ChangePosition(
-                server.system, server.timeline, server.database, "creating", after=source.snapshot_after
-            )
+            position = self._taken_as_sent(position.creating(server.system, server.timeline, server.database))
             self._store(position)
         if position.phase == "stream":
             self._stream = self._opened(position)
             self._changes = ChangeStream(self._stream, source.captured, position)
-            log.info("streaming", slot=source.slot, after=position.lsn, rows_sent_of_next=position.sent)
+            log.info("streaming", slot=source.slot, lsn=position.lsn, rows_sent_of_next=position.sent)
         elif position.phase == "snapshot":
             self._begin_second_snapshot(session, position, columns)
         else:
             if found is not None:
                 replication_slot.drop(session, source.slot)
             self._begin_snapshot(session, position, columns)
+
+    def _rows_in_topic(self) -> TopicIds:
+        """Read once: whatever else the topic gets until the snapshot is complete, we send."""
+        if self._in_topic is None:
+            self._in_topic = self._source.ids_sent()
+        return self._in_topic
+
+    def _refuse_rows_of_unknown_origin(self, session: Session) -> None:
+        """Without a position the topic may well hold rows of this table: a renamed slot, a lost topic of positions."""
+        ids = self._rows_in_topic().ids
+        self._in_topic = None
+        if ids.lowest is None or ids.highest is None:
+            return
+        count, first, last = rows_between(session, self._source.captured, ids.lowest, ids.highest)
+        if count:
+            raise FlowStopped(
+                f"Kafka holds no position of the capture through slot {self._source.slot}, but its topic holds "
+                f"{len(ids)} ids, {ids.lowest} to {ids.highest}, and the table {count} rows from {first} to {last}: "
+                f"was CDC_SLOT or a topic changed? To send only what the topic lacks: {RECAPTURE}"
+            )
+
+    def _taken_as_sent(self, position: ChangePosition) -> ChangePosition:
+        """What is captured again begins behind the rows that the topic had and has lost to its retention."""
+        if not position.again:
+            return position
+        topic = self._rows_in_topic()
+        after = position.highest if topic.emptied else topic.sent_up_to
+        if topic.emptied and after is None:
+            raise FlowStopped(
+                "Retention has emptied the topic, and Kafka holds no position of this capture: nobody knows which rows "
+                "were sent. To send every row, delete the topic and create it again with: python -m "
+                "operations.provision"
+            )
+        if after is not None:
+            log.warning("taken_as_sent", ids_up_to=after, why="the topic's retention has removed records")
+        return msgspec.structs.replace(position, after=after)
 
     def _opened(self, position: ChangePosition) -> ReplicationStream:
         source = self._source
@@ -227,8 +283,9 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
         source = self._source
         lsn, snapshot = replication_slot.create(session, source.slot)
         self._snapshot = TableSnapshot(source.session(replication=False), snapshot, source.captured, columns)
+        self._exclude(self._snapshot, position)
         self._store(msgspec.structs.replace(position, phase="snapshot", lsn=lsn_text(lsn)))
-        log.info("snapshot_begins", slot=source.slot, after=position.after, stream_from=lsn_text(lsn))
+        log.info("snapshot_begins", slot=source.slot, after_id=position.after, lsn=lsn_text(lsn))
 
     def _begin_second_snapshot(self, session: Session, position: ChangePosition, columns: list[str]) -> None:
         """A newer snapshot than the slot's: without what the slot sends up to it, and behind the last id sent, it
@@ -240,4 +297,15 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
         stream = self._opened(position)
         rows.excluding = ChangeStream(stream, source.captured, position).ids_before(end, source.stopping)
         stream.close()  # nothing of it was confirmed
-        log.info("snapshot_goes_on", slot=source.slot, after=position.after, left_to_stream=len(rows.excluding))
+        log.info(
+            "snapshot_goes_on",
+            slot=source.slot,
+            lsn=position.lsn,
+            after_id=position.after,
+            left_to_stream=len(rows.excluding),
+        )
+        self._exclude(rows, position)
+
+    def _exclude(self, rows: TableSnapshot, position: ChangePosition) -> None:
+        if position.again:
+            rows.excluding.update(self._rows_in_topic().ids)

@@ -1,12 +1,13 @@
 """The replication slot of a capture, and the checks that keep a start from jumping over rows."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
 
-from sources.change_position import ChangePosition
-from sources.pgoutput import lsn_number
+from sources.change_position import RECAPTURE, ChangePosition
+from sources.pgoutput import lsn_number, lsn_text
 from sources.positions import FlowStopped
 from sources.postgres_session import Session, literal, name
 
@@ -18,11 +19,14 @@ PROVISION = "create it with: python -m operations.provision"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Which server this is: LSNs mean nothing on another one, nor on another timeline of the same."""
+    """Which server this is: LSNs mean nothing on another one, nor on another timeline of the same.
+
+    written  the end of its log, the only part that changes by itself"""
 
     system: str
     timeline: int
     database: str
+    written: int = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ class Slot:
 def identify(session: Session) -> Server:
     """Needs a replication session."""
     row = session.ask("IDENTIFY_SYSTEM")[0]
-    return Server(str(row["systemid"]), int(row["timeline"] or 0), str(row["dbname"]))
+    return Server(
+        str(row["systemid"]), int(row["timeline"] or 0), str(row["dbname"]), lsn_number(row["xlogpos"] or "0/0")
+    )
 
 
 def published_columns(session: Session, publication: str, schema: str, table: str) -> list[str]:
@@ -89,13 +95,11 @@ def check(
     found: Slot | None,
     server: Server,
     position: ChangePosition | None,
-    remedy: str,
-    *,
-    anew: bool = False,
+    at_risk: Callable[[], str],
 ) -> None:
     """Refuse to go on where rows might be missing or come twice.
 
-    remedy  the command that captures the table anew; anew: this is it, an old slot will be dropped
+    at_risk  says which rows those are, as a sentence
     Raises FlowStopped."""
     where = f"Replication slot {slot}"
     if found is not None and (found.database, found.plugin) != (server.database, "pgoutput"):
@@ -104,36 +108,40 @@ def check(
             "(pgoutput): set CDC_SLOT to a name of its own."
         )
     if position is None:
-        if found is not None and not anew:
+        if found is not None:
             raise FlowStopped(
-                f"{where} exists, but Kafka holds no position of this capture, so nobody knows which rows were sent: "
-                f"if the topic is to get every row, begin anew with {remedy}."
+                f"{where} exists, but Kafka holds no position of this capture, so nobody knows which rows were sent. "
+                f"{at_risk()} To send those that the topic lacks: {RECAPTURE}"
             )
         return
-    stood = Server(position.system, position.timeline, position.database)
+    if position.phase == "creating":
+        return
+    repair = f"{at_risk()} To send what the topic lacks: {RECAPTURE}"
+    stood = Server(position.system, position.timeline, position.database, position.lsn_number)
     if stood != server:
         raise FlowStopped(
             f"The capture stands at {position.lsn} of PostgreSQL system {stood.system}, timeline {stood.timeline}, "
             f"database {stood.database}, but this server is system {server.system}, timeline {server.timeline}, "
             f"database {server.database} (another server, a restored copy or a failover): connect to the former, or "
-            f"begin anew with {remedy}."
+            f"go on with this one. {repair}"
         )
-    if position.phase == "creating":
-        return
-    if found is None:
+    if server.written < position.lsn_number:
         raise FlowStopped(
-            f"{where} is gone, and with it the rows that committed after {position.lsn}: begin anew with {remedy}."
+            f"The capture stands at {position.lsn}, but the log of this PostgreSQL ends before that, at "
+            f"{lsn_text(server.written)}: an older copy of it was put in its place. {repair}"
         )
+    if found is None:
+        raise FlowStopped(f"{where} is gone, and with it what committed after {position.lsn}. {repair}")
     if found.wal_status == "lost" or found.invalidation:
         raise FlowStopped(
             f"{where} was given up by the server ({found.invalidation or found.wal_status}) while the capture was "
-            f"away, and with it the rows that committed after {position.lsn}: begin anew with {remedy}. To allow "
-            "longer absences raise max_slot_wal_keep_size of PostgreSQL."
+            f"away, and with it what committed after {position.lsn}. {repair} (To allow longer absences raise "
+            "max_slot_wal_keep_size of PostgreSQL.)"
         )
     if found.confirmed > position.lsn_number:
         raise FlowStopped(
-            f"{where} has moved past the capture's position {position.lsn}: somebody else read or recreated it, and "
-            f"rows are missing. Begin anew with {remedy}."
+            f"{where} has moved past the capture's position {position.lsn}: somebody else read or recreated it. "
+            f"{repair}"
         )
 
 

@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from sources.id_set import IdSet
-from sources.kafka_topics import admin_client, ask, describe, say
-from sources.position_records import position_consumer
+from sources.kafka_topics import ANSWER_SECONDS, admin_client, ask, describe, say
+from sources.position_records import position_consumer, written_end
 
 log = structlog.get_logger()
 
@@ -68,7 +69,7 @@ def read_ids(kafka: Mapping[str, str], topic: str, column: str, waiting: Callabl
             at = TopicPartition(topic, partition)
             low, end = ask(
                 f"find the ends of {topic}-{partition}",
-                lambda at=at: consumer.get_watermark_offsets(at, timeout=5),  # type: ignore[misc]
+                lambda at=at: _ends(admin, consumer, at),  # type: ignore[misc]
                 waiting,
             )
             if low > 0:
@@ -86,6 +87,13 @@ def read_ids(kafka: Mapping[str, str], topic: str, column: str, waiting: Callabl
     found.sent_up_to = _sent_up_to(stretches, cut, found.ids)
     log.info("ids_read", topic=topic, records=read, ids=len(found.ids), sent_up_to=found.sent_up_to)
     return found
+
+
+def _ends(admin: AdminClient, consumer: Consumer, at: TopicPartition) -> tuple[int, int]:
+    """The first offset that is left, and the end of what is written. A transaction that somebody else left open ends
+    before that: what is committed behind it counts too, so it is waited for."""
+    low, _ = consumer.get_watermark_offsets(at, timeout=ANSWER_SECONDS)
+    return low, written_end(admin, at.topic, at.partition)
 
 
 def _messages(

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sources.change_position import ChangePosition, decoded, encoded
 from sources.change_stream import CapturedTable, Changes
+from sources.id_set import IdSet
 from sources.postgres_changes import PostgresChanges, PostgresChangesPart
+from sources.topic_ids import TopicIds
 
 TABLE = CapturedTable(("public", "engagement_events"), key="content_id", order_by="id")
 
@@ -30,6 +33,13 @@ class MemoryLedger:
     records: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     writes: int = 0
     crash_at: tuple[int, bool] | None = None
+    sent_up_to: int | None = None  # what retention has removed of `records`
+    emptied: bool = False
+
+    def recapture(self) -> None:
+        """What `operations.provision --recapture` stores."""
+        position = ChangePosition("", 0, "", "creating") if self.acknowledged is None else decoded(self.acknowledged)
+        self.acknowledged = encoded(position.captured_again())
 
     def open(self) -> bytes | None:
         return self.acknowledged
@@ -78,7 +88,7 @@ def ending(doing: str) -> Iterator[None]:
     yield
 
 
-def source(dsn: str, slot: str, ledger: MemoryLedger, snapshot_after: int | None = None) -> PostgresChanges:
+def source(dsn: str, slot: str, ledger: MemoryLedger) -> PostgresChanges:
     return PostgresChanges(
         dsn,
         TABLE,
@@ -88,14 +98,13 @@ def source(dsn: str, slot: str, ledger: MemoryLedger, snapshot_after: int | None
         stopping=Running(),
         abandon=abandon,
         ending=ending,
-        remedy="REMEDY",
-        snapshot_after=snapshot_after,
+        ids_sent=lambda: TopicIds(IdSet(ledger.ids), ledger.sent_up_to, ledger.emptied),
     )
 
 
 @contextlib.contextmanager
-def part(dsn: str, slot: str, ledger: MemoryLedger, snapshot_after: int | None = None) -> Iterator[PostgresChangesPart]:
-    it = source(dsn, slot, ledger, snapshot_after).build_part("step", slot, None)
+def part(dsn: str, slot: str, ledger: MemoryLedger) -> Iterator[PostgresChangesPart]:
+    it = source(dsn, slot, ledger).build_part("step", slot, None)
     try:
         yield it
     finally:

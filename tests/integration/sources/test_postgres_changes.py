@@ -7,9 +7,10 @@ import psycopg
 import pytest
 
 from sources import change_stream, postgres_changes
+from sources.change_position import RECAPTURE
 from sources.positions import FlowStopped
 from tests.fakes.capture import CONTENT, create_tables, ids_in_table, insert
-from tests.fakes.ledger import Abandoned, MemoryLedger, deliver, deliver_until, part, source
+from tests.fakes.ledger import Abandoned, Crash, MemoryLedger, deliver, deliver_until, part, source
 
 USER = "0b5d5b5e-1111-4222-8333-444455556666"
 COLUMNS = "content_id, user_id, event_type, event_ts, duration_ms, device, raw_payload"
@@ -164,8 +165,6 @@ def test_a_crash_before_or_after_any_write_leaves_neither_gap_nor_double(
     """Every write of a run through snapshot and stream, large transactions cut: crashed before and after each."""
     monkeypatch.setattr(postgres_changes, "SNAPSHOT_PAGE_ROWS", 10)
     monkeypatch.setattr(change_stream, "GROUP_ROWS_MAX", 15)
-    from tests.fakes.ledger import Crash
-
     crashes = 0
     for stored in (False, True):
         for at in range(12):
@@ -263,7 +262,10 @@ def test_a_missing_publication_or_table_names_provision(dsn: str, unique: str, l
 
 def test_a_slot_without_a_position_is_not_taken(dsn: str, unique: str, ledger: MemoryLedger) -> None:
     execute(dsn, f"SELECT pg_create_logical_replication_slot('{unique}', 'pgoutput')")
-    assert "Kafka holds no position" in refused(dsn, unique, ledger)
+    insert(dsn, 3)
+    told = refused(dsn, unique, ledger)
+    assert "Kafka holds no position" in told
+    assert "Rows of public.engagement_events that may be missing: 3, ids 1 to 3." in told
 
 
 def test_a_slot_of_another_plugin_is_not_taken(dsn: str, unique: str, ledger: MemoryLedger) -> None:
@@ -273,20 +275,39 @@ def test_a_slot_of_another_plugin_is_not_taken(dsn: str, unique: str, ledger: Me
     assert "set CDC_SLOT to a name of its own" in refused(dsn, unique, ledger)
 
 
-def test_a_slot_that_is_gone_stops_the_flow(dsn: str, unique: str, ledger: MemoryLedger) -> None:
+def test_a_slot_that_is_gone_stops_the_flow_and_names_the_rows(dsn: str, unique: str, ledger: MemoryLedger) -> None:
+    insert(dsn, 5)
     captured_once(dsn, unique, ledger)
     execute(dsn, f"SELECT pg_drop_replication_slot('{unique}')")
     told = refused(dsn, unique, ledger)
     assert "is gone" in told
-    assert "REMEDY" in told
+    assert "No row of public.engagement_events has an id beyond 5" in told
+    assert RECAPTURE in told
+    insert(dsn, 7)
+    assert "may be missing: 7, ids 6 to 12, beyond 5, the highest that was sent" in refused(dsn, unique, ledger)
 
 
-def test_a_slot_that_was_recreated_stops_the_flow(dsn: str, unique: str, ledger: MemoryLedger) -> None:
-    captured_once(dsn, unique, ledger)
+def test_a_slot_that_was_recreated_stops_the_flow_and_names_the_rows(
+    dsn: str, unique: str, ledger: MemoryLedger
+) -> None:
+    with part(dsn, unique, ledger) as it:
+        deliver_until(it, ledger, lambda: streaming(ledger))
+        insert(dsn, 4)
+        deliver_until(it, ledger, lambda: len(ledger.records) == 4)
     execute(dsn, f"SELECT pg_drop_replication_slot('{unique}')")
     insert(dsn, 10)
     execute(dsn, f"SELECT pg_create_logical_replication_slot('{unique}', 'pgoutput')")
-    assert "has moved past the capture's position" in refused(dsn, unique, ledger)
+    told = refused(dsn, unique, ledger)
+    assert "has moved past the capture's position" in told
+    assert "may be missing: 10, ids 5 to 14, beyond 4" in told
+
+
+def test_an_older_copy_of_the_server_stops_the_flow(dsn: str, unique: str, ledger: MemoryLedger) -> None:
+    captured_once(dsn, unique, ledger)
+    ledger.acknowledged = json.dumps(ledger.position | {"lsn": "FFFF/0"}).encode()
+    told = refused(dsn, unique, ledger)
+    assert "an older copy of it was put in its place" in told
+    assert RECAPTURE in told
 
 
 @pytest.mark.parametrize("field", ["system", "timeline", "database"])
@@ -298,13 +319,128 @@ def test_another_server_stops_the_flow(dsn: str, unique: str, ledger: MemoryLedg
     assert "another server, a restored copy or a failover" in refused(dsn, unique, ledger)
 
 
-def test_begun_anew_the_rows_beyond_an_id_are_sent(dsn: str, unique: str, ledger: MemoryLedger) -> None:
+def test_a_first_start_into_a_topic_that_holds_rows_of_the_table_is_refused(
+    dsn: str, unique: str, ledger: MemoryLedger
+) -> None:
     insert(dsn, 20)
-    execute(dsn, f"SELECT pg_create_logical_replication_slot('{unique}', 'pgoutput')")
-    with part(dsn, unique, ledger, snapshot_after=15) as it:
+    ledger.records = [(None, b'{"id":%d}' % number) for number in (3, 4, 9)]
+    told = refused(dsn, unique, ledger)
+    assert "its topic holds 3 ids, 3 to 9, and the table 7 rows from 3 to 9" in told
+    ledger.recapture()
+    with part(dsn, unique, ledger) as it:
+        deliver_until(it, ledger, lambda: streaming(ledger))
+    assert sorted(ledger.ids) == ids_in_table(dsn)
+
+
+def test_a_first_start_into_a_topic_of_others_sends_every_row(dsn: str, unique: str, ledger: MemoryLedger) -> None:
+    insert(dsn, 20)
+    ledger.records = [(None, b'{"id":%d}' % number) for number in (1000, 2000)]
+    with part(dsn, unique, ledger) as it:
+        deliver_until(it, ledger, lambda: streaming(ledger))
+    assert sorted(ledger.ids) == [*ids_in_table(dsn), 1000, 2000]
+
+
+# Captured again: exactly what the topic lacks
+
+
+def test_captured_again_rows_that_were_missed_come_once(dsn: str, unique: str, ledger: MemoryLedger) -> None:
+    """Also a row with a low id that committed late, and rows that commit while it is captured again."""
+    insert(dsn, 20)
+    with part(dsn, unique, ledger) as it, psycopg.connect(dsn) as late:
+        deliver_until(it, ledger, lambda: streaming(ledger))
+        deliver(it, ledger)
+        late.execute(b"INSERT INTO engagement_events (event_ts) VALUES (now())")  # id 21
+        insert(dsn, 10)
+        deliver_until(it, ledger, lambda: len(ledger.records) == 30)
+        it.close()
+        execute(dsn, f"SELECT pg_drop_replication_slot('{unique}')")
+    insert(dsn, 10)
+    assert "may be missing: 10, ids 32 to 41, beyond 31" in refused(dsn, unique, ledger)
+    ledger.recapture()
+    before = len(ledger.records)
+    with part(dsn, unique, ledger) as it:
         insert(dsn, 5)
-        deliver_until(it, ledger, lambda: len(ledger.records) >= 10)
-    assert ledger.ids == list(range(16, 26))
+        deliver_until(it, ledger, lambda: len(ledger.records) == 46)
+        deliver(it, ledger)
+    assert ledger.ids[before:] == [21, *range(32, 47)]
+    assert sorted(ledger.ids) == ids_in_table(dsn)
+    assert "again" not in ledger.position
+
+
+def test_a_crash_anywhere_while_captured_again_leaves_neither_gap_nor_double(
+    dsn: str, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_changes, "SNAPSHOT_PAGE_ROWS", 10)
+    crashes = 0
+    for stored in (False, True):
+        for at in range(9):
+            ledger = MemoryLedger()
+            slot = f"{unique}_{int(stored)}_{at}"
+            execute(dsn, "TRUNCATE engagement_events RESTART IDENTITY")
+            insert(dsn, 25)
+            captured_once(dsn, slot, ledger)
+            execute(dsn, f"SELECT pg_drop_replication_slot('{slot}')")
+            insert(dsn, 25)
+            ledger.recapture()
+            ledger.crash_at = (ledger.writes + at, stored)
+            try:
+                with part(dsn, slot, ledger) as it:
+                    insert(dsn, 5)
+                    deliver_until(it, ledger, lambda ledger=ledger: len(ledger.records) >= 55)
+            except Crash:
+                crashes += 1
+            ledger.crash_at = None
+            insert(dsn, 5)
+            with part(dsn, slot, ledger) as it:
+                deliver_until(it, ledger, lambda ledger=ledger: len(ledger.records) >= len(ids_in_table(dsn)))
+                deliver(it, ledger)
+            assert sorted(ledger.ids) == ids_in_table(dsn), (at, stored)
+            execute(dsn, f"SELECT pg_drop_replication_slot('{slot}')")
+    assert crashes >= 16
+
+
+def test_captured_again_on_another_server_goes_on_with_what_the_topic_lacks(
+    dsn: str, postgres_server: Any, unique: str, ledger: MemoryLedger
+) -> None:
+    """As after a restore into a new cluster: other system identifier, the same rows and a few more."""
+    insert(dsn, 30)
+    captured_once(dsn, unique, ledger)
+    create_tables(postgres_server.dsn)
+    insert(postgres_server.dsn, 40)
+    told = refused(postgres_server.dsn, unique, ledger)
+    assert "another server, a restored copy or a failover" in told
+    assert "may be missing: 10, ids 31 to 40" in told
+    ledger.recapture()
+    with part(postgres_server.dsn, unique, ledger) as it:
+        deliver_until(it, ledger, lambda: streaming(ledger))
+        insert(postgres_server.dsn, 5)
+        deliver_until(it, ledger, lambda: len(ledger.records) == 45)
+    assert sorted(ledger.ids) == list(range(1, 46))
+
+
+def test_captured_again_what_retention_has_removed_counts_as_sent(dsn: str, unique: str, ledger: MemoryLedger) -> None:
+    insert(dsn, 50)
+    captured_once(dsn, unique, ledger)
+    insert(dsn, 10)
+    ledger.records, ledger.sent_up_to = ledger.records[20:], 30
+    ledger.recapture()
+    with part(dsn, unique, ledger) as it:
+        deliver_until(it, ledger, lambda: streaming(ledger))
+    assert ledger.ids == list(range(21, 61))
+
+
+def test_captured_again_an_emptied_topic_goes_by_the_highest_id(dsn: str, unique: str, ledger: MemoryLedger) -> None:
+    insert(dsn, 50)
+    captured_once(dsn, unique, ledger)
+    insert(dsn, 10)
+    ledger.records, ledger.emptied = [], True
+    ledger.recapture()
+    with part(dsn, unique, ledger) as it:
+        deliver_until(it, ledger, lambda: streaming(ledger))
+    assert ledger.ids == list(range(51, 61))
+    lost = MemoryLedger(emptied=True)
+    lost.recapture()
+    assert "nobody knows which rows were sent" in refused(dsn, unique, lost)
 
 
 def test_a_lost_slot_stops_the_flow(postgres_server: Any, unique: str, ledger: MemoryLedger, wait_for: Any) -> None:
