@@ -2,15 +2,21 @@
 import {html, render, svg} from './vendor/lit-html/lit-html.js';
 import {repeat} from './vendor/lit-html/directives/repeat.js';
 import {clock, clockS, fullDate, n, say} from './format.js';
-import {ANOMALIES, ESTIMATE, EVENTS} from './words.js';
-import {bar, figure, grid, histogram, minuteBar, move, title, type} from './draw.js';
+import {ESTIMATE} from './words.js';
+import {bar, figure, minuteBar, move, rect, title, type} from './draw.js';
 import {boardHref, facts, missing, now} from './facts.js';
 
 const MINUTE = 60000, ROLLING = 10, DECADES = ['0', '10', '20', '30', '40', '50', '60', '70', '80', '90', '>100'];
+const EVENTS = {play: 'Play', pause: 'Pause', finish: 'Finish', click: 'Click'};
+const ANOMALIES = {over_length: 'longer than the content', finish_too_early: 'finished before half', duration_missing: 'no duration', unknown_content: 'unknown content'};
 const percent = (part, of, digits = 0) => `${(part / (of || 1) * 100).toFixed(digits)} %`;
 const sum = list => list.reduce((a, b) => a + b, 0);
 
-export function content() {
+export const layout = html`<div id="content"></div>`;
+export const parts = {content};
+export const shownBy = {content: ['content'], tick: []};
+
+function content() {
   const of = facts.content;
   render(html`<nav><a class="back" href=${boardHref}>← Board</a></nav>${of && missing() == null ? page(of) : ''}`, document.getElementById('content'));
 }
@@ -41,6 +47,8 @@ function hour(of) {
       <tbody>${minutes.toReversed().map(({at, events}) => html`<tr><td>${clock(at)}</td><td class="r">${n(events)}</td></tr>`)}</tbody></table></div></details></section>`;
 }
 
+const grid = y => svg`<line x1="0" x2="100%" y1=${y} y2=${y} class="grid"/>`;
+
 function types(counts) {
   const all = sum(Object.values(counts)), most = Math.max(1, ...Object.values(counts));
   return html`<section class="c-types"><div class="bar-head"><h2>Event types <span>last 10 minutes</span></h2></div>
@@ -53,6 +61,14 @@ function completion({completion: counts, no_pct}) {
     <svg class="hist" viewBox="0 0 436 120" preserveAspectRatio="none" role="img" aria-label=${`Completion: ${words}`}>${histogram(counts, count => `${n(count)}, ${percent(count, all)}`)}</svg>
     <div class="hx" aria-hidden="true">${DECADES.map(label => html`<span>${label}</span>`)}</div>
     <p class="note">${n(no_pct)} events say nothing about it: a click, no duration, or no length.</p></section>`;
+}
+
+function histogram(counts, tip) {
+  const max = Math.max(1, ...counts), step = 40, height = 120;
+  return counts.map((count, i) => {
+    const high = Math.max(1, count / max * (height - 2)), over = i === counts.length - 1, left = i * step + (over ? 4 : 0);
+    return rect(left, height - high, over ? 32 : 36, high, over ? 'over' : 'roll', tip(count));
+  });
 }
 
 function recent(events) {

@@ -28,6 +28,11 @@ export const title = content => html`<span class="title" dir="auto" title=${cont
 
 export const figure = (value, unit) => html`<span class="v">${value}</span>${unit ? html`<span class="u">${unit}</span>` : nothing}`;
 
+// drawn, for fonts disagree about these two signs
+const triangle = d => svg`<svg class="way" viewBox="0 0 10 9" aria-hidden="true"><path d=${d}/></svg>`;
+const UP = triangle('M5 0l5 9H0z'), DOWN = triangle('M5 9L0 0h10z');
+export const UP_DOWN = html`${UP}${DOWN}`;
+
 // Places gained or lost since the board that is compared with; nothing where there is none.
 export function move(before, place, compared) {
   if (!compared || place == null) return html`<span class="move"></span>`;
@@ -35,7 +40,7 @@ export function move(before, place, compared) {
   const places = before - place;
   if (places === 0) return html`<span class="move"><span class="hidden">same place</span></span>`;
   const way = places > 0 ? 'up' : 'down';
-  return html`<span class="move ${way}"><span aria-hidden="true">${places > 0 ? '▲' : '▼'}${Math.abs(places)}</span><span class="hidden">${way} ${Math.abs(places)}</span></span>`;
+  return html`<span class="move ${way}"><span aria-hidden="true">${places > 0 ? UP : DOWN}${Math.abs(places)}</span><span class="hidden">${way} ${Math.abs(places)}</span></span>`;
 }
 
 // A bar is a minute, everywhere on the page. The last one read is still filling and lighter; a tick on the baseline is
@@ -57,20 +62,11 @@ export function line(values, label) {
 const share = of => Math.round(Math.min(1, Math.max(0, of)) * 1000);
 export const bar = of => svg`<svg class="bar" viewBox="0 0 1000 4" preserveAspectRatio="none" aria-hidden="true"><rect width="1000" height="4" class="rest"/><rect width=${share(of)} height="4"/></svg>`;
 
-const rect = (x, y, width, height, shade, tip) => svg`<rect x=${x.toFixed(1)} y=${y.toFixed(1)} width=${width.toFixed(1)} height=${height.toFixed(1)} class=${shade}>${tip ? svg`<title>${tip}</title>` : nothing}</rect>`;
-export const grid = y => svg`<line x1="0" x2="100%" y1=${y} y2=${y} class="grid"/>`;
+export const rect = (x, y, width, height, shade, tip) => svg`<rect x=${x.toFixed(1)} y=${y.toFixed(1)} width=${width.toFixed(1)} height=${height.toFixed(1)} class=${shade}>${tip ? svg`<title>${tip}</title>` : nothing}</rect>`;
 
 // One minute as a bar of a chart: left, step, height of the chart; minute {at, events|null}, scale {max, rolling, now, readTo}.
 export function minuteBar(left, step, height, {at, events}, {max, rolling, now, readTo}) {
   if (events == null || at > readTo) return rect(left + 0.5, height - 3, step - 3.5, 3, 'tick');
   const high = Math.max(1.5, events / max * (height - 2)), roll = at >= rolling && at <= now, filling = readTo - at < 60000;
   return rect(left, height - high, step - 2.5, high, `${roll ? 'roll' : ''} ${filling ? 'now' : ''}`, `${clock(at)}: ${n(events)} events`);
-}
-
-export function histogram(counts, tip) {
-  const max = Math.max(1, ...counts), step = 40, height = 120;
-  return counts.map((count, i) => {
-    const high = Math.max(1, count / max * (height - 2)), over = i === counts.length - 1, left = i * step + (over ? 4 : 0);
-    return rect(left, height - high, over ? 32 : 36, high, over ? 'over' : 'roll', tip(count));
-  });
 }

@@ -7,6 +7,7 @@ import {contentId, facts, heard, lost, missing, newestEvent, now} from './facts.
 
 const LONG = 140; // characters that fit into two lines beside the figures; more are set smaller, into the same height
 const at = id => document.getElementById(id);
+const LONG_TITLE = 28;
 let said = null;
 
 export function head() {
@@ -17,7 +18,7 @@ export function head() {
   if (said !== title) at('say').textContent = `${title}. ${sentence}`;
   said = title;
   render(html`
-    <div class="state"><div class="what">${mark(tone)}<h1>${title}</h1></div>
+    <div class="state"><div class="what">${mark(tone)}<h1 class=${title.length > LONG_TITLE ? 'long' : ''}>${title}</h1></div>
       <p class=${sentence.length > LONG ? 'long' : ''}>${tone === 'bad' && contentId == null ? html`<a href="#pipeline">${sentence}</a>` : sentence}</p></div>
     <dl class="figures">
       <div class="fresh"><dt>${contentId == null ? 'Newest event on the board' : 'Newest event of this content'}</dt><dd>${figure(value, unit)}${unit ? html`<span class="u">ago</span>` : ''}</dd></div>

@@ -48,8 +48,6 @@ export const STATES = {ok: 'on time', catching_up: 'catching up', behind: 'behin
 export const BREAKERS = {closed: 'closed', open: 'open', half_open: 'trying'};
 export const WINDOWS = {filling: 'filling', late_accepted: 'takes late events', closed: 'closed'};
 export const TYPES = {video: 'Video', podcast: 'Podcast', newsletter: 'Newsletter'};
-export const EVENTS = {play: 'Play', pause: 'Pause', finish: 'Finish', click: 'Click'};
-export const ANOMALIES = {over_length: 'longer than the content', finish_too_early: 'finished before half', duration_missing: 'no duration', unknown_content: 'unknown content'};
 export const ESTIMATE = 'estimate, about 1 %';
 
 const REASONS = {
