@@ -1,5 +1,5 @@
 # Thin: every recipe is a command that can be typed without make. The first run installs (scripts/bootstrap.py).
-.PHONY: help install demo test check clean bench metrics
+.PHONY: help install demo demo-kill crash-test crash-controls test check clean bench metrics
 
 help:            ## what there is
 	@sed -n 's/^\([a-z-]*:\).*## /\1 /p' Makefile
@@ -9,6 +9,15 @@ install:         ## .venv from uv.lock; instant when nothing changed
 
 demo: install    ## everything on this machine, no Docker: a live board. DEMO_SECONDS=30 for a bounded run
 	@exec .venv/bin/python -m demo
+
+demo-kill: install  ## the demo in which a key, or DEMO_KILL_SECONDS, kills any process. DEMO_SECONDS=60 ends it with a count
+	@exec .venv/bin/python -m demo --kill
+
+crash-test: install  ## kill the whole pipeline from a seed and count its events: KILLS=100 SEED=1
+	@exec .venv/bin/python -m tests.crashes.harness $(ARGS)
+
+crash-controls: install  ## the same count with one protection switched off: it must fail
+	@exec .venv/bin/python -m tests.crashes.controls $(ARGS)
 
 test: install    ## all tests. ARGS="tests/unit -x" for some
 	@exec .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)

@@ -24,6 +24,16 @@ def main(
     sinks: Annotated[
         str, typer.Option(envvar="DEMO_SINKS", help="destinations; redis, the board, is always one")
     ] = "redis,dead_letters,bigquery,partner",
+    kill: Annotated[
+        bool,
+        typer.Option("--kill", help="kill processes and systems with a key, or by a timer, and watch them come back"),
+    ] = False,
+    kill_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="DEMO_KILL_SECONDS", min=1, help="one kill every so many seconds; default without terminal: 6"
+        ),
+    ] = None,
     folder: Annotated[
         Path, typer.Option(envvar="DEMO_FOLDER", help="data, logs and recovery directories; kept for the next start")
     ] = ROOT / ".demo",
@@ -41,7 +51,7 @@ def main(
         signal.signal(number, signal.default_int_handler)  # the same end as Ctrl-C
     stamina.instrumentation.set_on_retry_hooks([])  # what is waited for is said in the demo's own words
     console = Console(width=None if sys.stdout.isatty() else 140)
-    demo = Demo(Options(named, seconds, rate, poison), console, folder.resolve())
+    demo = Demo(Options(named, seconds, rate, poison, kill, kill_seconds), console, folder.resolve())
     code = 1
     try:
         code = demo.run()

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.live import Live
 
 from demo import jobs, view
-from demo.board import rolling_board
+from demo.board import layout, rolling_board
 from demo.comparison import table
 from demo.facts import Facts, Observer
+from demo.kill import EVERY_S, Killer, single_keys
 from demo.positions import Positions, captured, last_write
 from demo.services import children
 from demo.services.kafka import aot_cache
@@ -27,6 +28,7 @@ from demo.services.places import API_PORT, free_port, is_free
 from demo.supervisor import Job, Supervisor
 from demo.systems import Systems, run_folder
 from demo.verdict import compare_everything
+from demo.watcher import Watcher
 from settings import Settings
 from sinks.redis_client import connect
 from sinks.redis_status import StatusBoard
@@ -36,17 +38,21 @@ PAINT_S, LINE_S = 0.5, 2.0  # a terminal; anything else
 SETTLE_S = 30.0  # after the last row everything must be everywhere within so long
 PROCESSES_STOP_S, SERVERS_STOP_S = 1.5, 1.2  # Ctrl-C ends everything within 3 s
 FIRST_NUMBER_S = 30.0  # whatever else there is to start waits for the first number, but not longer
+KILLS_SHOWN = 4
 TRAIN_AFTER_S = 60.0  # a quiet moment for what makes the next start faster
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for. seconds None: until stopped; rate: rows a second; poison: share to be rejected"""
+    """What was asked for. seconds None: until stopped; rate: rows a second; poison: share to be rejected;
+    kill: processes and systems may be killed, by keys, and by a timer every `kill_s` (None: by keys alone)"""
 
     sinks: tuple[str, ...]
     seconds: float | None
     rate: float
     poison: float
+    kill: bool = False
+    kill_s: float | None = None
 
 
 class Refused(Exception):
@@ -69,6 +75,8 @@ class Demo:
         self._activity = ""
         self._training: children.Child | None = None
         self._observer: Observer | None = None
+        self._killer: Killer | None = None
+        self._watcher: Watcher | None = None
         try:
             self._prepare()
             self._start()
@@ -178,6 +186,10 @@ class Demo:
         log = self.logs / "view.log"
         self._observer = Observer(self._positions, status, board, dsn, slot, self.options.sinks, log)
         self._observer.start()
+        if self.options.kill:
+            client = connect(self.settings.redis, self.settings.redis_cluster_nodes)
+            self._watcher = Watcher(client, layout(self.settings), self.settings.kafka_topic_partitions)
+            self._watcher.start()
 
     def _others(self) -> Iterator[Callable[[], bool]]:
         """Everything else, step by step: each step yields what must be true before the next.
@@ -229,33 +241,50 @@ class Demo:
         painted = 0.0
         terminal = self.console.is_terminal
         shown = Live(console=self.console, auto_refresh=False) if terminal else nullcontext()
-        with shown as live:
+        with shown as live, single_keys() if self.options.kill else nullcontext():
             while not self._over():
                 self._systems.check()
                 self._supervisor.tick()
                 if ready is not None and ready():
                     ready = next(others, None)
+                if self.options.kill and self._killer is None and self._moving_since is not None:
+                    every_s = self.options.kill_s if terminal else self.options.kill_s or EVERY_S
+                    self._killer = Killer(self._supervisor, self._systems, self._positions, every_s)
+                if self._killer:
+                    self._killer.tick(self._left_s())
                 if time.monotonic() - painted >= (PAINT_S if live else LINE_S):
                     painted = time.monotonic()
                     self._paint(live)
                 time.sleep(0.05)
         return self._finish(others, ready)
 
+    def _left_s(self) -> float | None:
+        """Of the asked seconds; None: there is no end, or it has not begun."""
+        if self.options.seconds is None or self._moving_since is None:
+            return None
+        return self.options.seconds - (time.monotonic() - self._moving_since)
+
     def _over(self) -> bool:
         """Whether the asked seconds have passed since the first number."""
-        if self.options.seconds is None or self._moving_since is None:
-            return False
-        return time.monotonic() - self._moving_since > self.options.seconds
+        left_s = self._left_s()
+        return left_s is not None and left_s < 0
 
     def _paint(self, live: Live | None) -> None:
         failed = self._failed()
         if live:
             footer = f"Ctrl-C ends it · {self._url()} · logs: {self.logs}"
             footer += f" · {self._activity}" if self._activity else ""
-            live.update(view.screen(self._seen(), failed, footer), refresh=True)
+            live.update(view.screen(self._seen(), failed, footer, self._killed()), refresh=True)
         else:
             text = view.line(self._seen(), failed)
+            text += f"; {killed[-1]}" if (killed := self._killed()[1:]) else ""
             self._say(f"{text}{'; ' + self._activity if self._activity else ''}")
+
+    def _killed(self) -> list[str]:
+        """The keys, and what was killed lately."""
+        if not self._killer:
+            return ["kill with a key, as soon as the first number is there"] if self.options.kill else []
+        return [f"kill: {self._killer.keys}", *(str(kill) for kill in self._killer.kills[-KILLS_SHOWN:])]
 
     # The end of a bounded run
 
@@ -272,12 +301,24 @@ class Demo:
             self._say_every(LINE_S, self._activity)
             time.sleep(0.05)
         behind = self._settle()
+        if self._killer:
+            self._killer.stop()
         if behind:
             self._say(f"after {SETTLE_S:.0f} s still behind: {behind}")
         store = None if "partner" in self._systems.named else self.folder / "partner.sqlite3"
         checks = compare_everything(Settings.from_env(env=self.env), self.options.sinks, self._redis, store)
         self.console.print(table(checks))
-        return 0 if not behind and all(check.agrees for check in checks) else 1
+        return 0 if not behind and all(check.agrees for check in checks) and self._unharmed() else 1
+
+    def _unharmed(self) -> bool:
+        """After kills: all are back at work, and no reader ever saw a number of a window go back."""
+        if not self._killer or not self._watcher:
+            return True
+        self._watcher.stop()
+        self.console.print(self._killer.table())
+        back = len(self._watcher.went_back)
+        self._say(f"the boards were read {self._watcher.polls:,} times meanwhile; numbers that went back: {back}")
+        return self._killer.settled() and not back
 
     def _failed(self) -> dict[str, str]:
         """Processes that are not running at the moment, with the reason."""

@@ -68,6 +68,16 @@ class Supervisor:
             if each.child is None and not each.finished and now >= each.start_again_at:
                 self._start(each, now)
 
+    def kill(self, name: str) -> None:
+        """kill -9, whatever it is doing; the next tick starts it again, as Kubernetes does the first time."""
+        each = self.jobs[name]
+        if each.child is None:
+            return
+        each.child.kill()
+        each.child, each.reason = None, "was killed"
+        each.start_again_at = self.clock()
+        each.restarts += 1
+
     def drop(self, name: str) -> children.Child | None:
         """Ask this job to stop, do not start it again, and hand its process over to be waited for."""
         each = self.jobs.pop(name, None)

@@ -1,6 +1,6 @@
 """The demo on a terminal: the state, the board, the destinations. Elsewhere: one plain line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -15,8 +15,9 @@ BARS = " ▁▂▃▄▅▆▇█"
 ROWS = 10
 
 
-def screen(facts: Facts, failed: Mapping[str, str], footer: str) -> RenderableType:
-    """Everything at once. failed: processes that are not running, with the reason; footer: how to end it, the logs."""
+def screen(facts: Facts, failed: Mapping[str, str], footer: str, kills: Sequence[str] = ()) -> RenderableType:
+    """Everything at once. failed: processes that are not running, with the reason; footer: how to end it, the logs;
+    kills: lines about what was killed."""
     state = state_of(facts, failed)
     head = Text.assemble(
         (f"● {state.word}", TONES[state.tone]),
@@ -29,6 +30,7 @@ def screen(facts: Facts, failed: Mapping[str, str], footer: str) -> RenderableTy
     )
     parts: list[RenderableType] = [head, Text(state.sentence, style="dim"), _board(facts), _sinks(facts)]
     parts += [Text(f"{name} {reason}", style="red", overflow="ellipsis") for name, reason in sorted(failed.items())]
+    parts += [Text(kill, style="magenta") for kill in kills]
     return Panel(Group(*parts), title="Engagement, last ten minutes", title_align="left", subtitle=footer)
 
 

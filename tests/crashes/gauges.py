@@ -1,6 +1,5 @@
 """How far each deployment has come, looked at again and again by a thread: what tells that a process is at work."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +31,8 @@ class Gauges:
         partitions: int,
         bigquery: Callable[[int], int],
     ) -> None:
-        self._admin = AdminClient({**properties, "log_level": 0})
+        self._properties = properties
+        self._admin = self._connected()
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=1)
         self._group, self._topic, self._partitions, self._bigquery = group, topic, partitions, bigquery
         self._layout = Group(group, topic, 10)
@@ -65,9 +65,16 @@ class Gauges:
         while not self._stop.wait(EVERY_S):
             for sink, look in looks:
                 at = time.monotonic()
-                with contextlib.suppress(redis.RedisError, KafkaException, TimeoutError):
+                try:
                     self.by[sink] = look()
                     self.at[sink] = at
+                except redis.RedisError:
+                    pass
+                except (KafkaException, TimeoutError):  # a client that has lost its broker may not find it again
+                    self._admin = self._connected()
+
+    def _connected(self) -> AdminClient:
+        return AdminClient({**self._properties, "log_level": 0, "metadata.recovery.strategy": "none"})
 
     def _in_redis(self) -> dict[int, Any]:
         pipeline = self._redis.pipeline(transaction=False)

@@ -2,8 +2,6 @@
 
 import contextlib
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -201,14 +199,6 @@ class Installation:
             future.result(10)
 
     def _run(self, module: str) -> None:
-        run = subprocess.run(
-            [sys.executable, "-m", module],
-            cwd=Path(__file__).parents[2],
-            env=self.pipeline.environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if run.returncode:
-            raise RuntimeError(f"{module}: {run.stdout}{run.stderr}")
+        run = self.stage.processes.start(module, [], self.pipeline.environment(), self.work / f"{module}.log")
+        if status := self.stage.processes.status(run, 60):
+            raise RuntimeError(f"{module} ended with {status}: {run.said()}")

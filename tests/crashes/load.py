@@ -26,7 +26,8 @@ class Load:
     """A thread that inserts `per_second` rows a second. Rows whose commit nobody acknowledged may be there or not:
     the table says what has happened."""
 
-    def __init__(self, dsn: str, contents: list[str], per_second: int, seed: int) -> None:
+    def __init__(self, dsn: str, contents: list[str], per_second: int, seed: int, poison: float | None = None) -> None:
+        self._poison = POISON_SHARE if poison is None else poison
         self._dsn, self._contents, self._per_second = dsn, contents, per_second
         self._rng = random.Random(seed)
         self._stop = threading.Event()
@@ -59,7 +60,7 @@ class Load:
         return events(self._contents, count, seed=self._rng.randrange(1 << 30), spread_s=900, now=_a_moment_ago())
 
     def _row(self, event: dict[str, Any]) -> tuple[Any, ...]:
-        poisoned = self._rng.random() < POISON_SHARE
+        poisoned = self._rng.random() < self._poison
         return (
             event["content_id"],
             uuid.UUID(int=int(event["user_id"].removeprefix("user_"))),

@@ -43,11 +43,23 @@ def append(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
+def replace(path: Path, line: dict[str, Any], *, key: str) -> None:
+    """Keep the line instead of the one with the same key."""
+    kept = [each for each in lines(path) if each[key] != line[key]]
+    path.unlink(missing_ok=True)
+    for each in (*kept, line):
+        append(path, each)
+
+
 def trials(folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
     """All that were kept."""
     for path in sorted(folder.glob("trials*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+        yield from lines(path)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Of a file of results; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _commit() -> str:

@@ -1,6 +1,7 @@
 """The services of crash trials, kept up from trial to trial: Kafka, PostgreSQL, Valkey."""
 
 import contextlib
+import os
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +47,7 @@ class Stage:
 
     def open(self) -> None:
         """Start everything."""
+        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # its handlers get in the way of starting servers
         self.root.chmod(0o711)
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="stage")
         kinds: dict[str, type[Server]] = {"kafka": ProxiedKafka, "postgres": PostgresServer, "redis": ValkeyServer}

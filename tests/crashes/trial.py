@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
+
+from demo.watcher import EVERY_S, Watcher
 from sinks.redis_layout import Group
 from tests.crashes.faults import DEPLOYMENTS, Fault
 from tests.crashes.gauges import Gauges
@@ -17,7 +20,6 @@ from tests.crashes.load import Load
 from tests.crashes.stage import Stage
 from tests.crashes.supervisor import Supervisor
 from tests.crashes.verdict import Verdict, judge
-from tests.crashes.watcher import Watcher
 from tests.fakes.bigquery_write import Fault as AppendFault
 from tests.fakes.capture import ids_in_table
 
@@ -55,8 +57,12 @@ class Trial:
         sinks: Sequence[str] = DEPLOYMENTS,
         without: dict[str, Sequence[str]] | None = None,
         settings: dict[str, str] | None = None,
+        catch_up_s: float = CATCH_UP_S,
+        poison: float | None = None,
+        watch_s: float = EVERY_S,
     ) -> None:
-        self.seed, self._stage, self._sinks = seed, stage, tuple(sinks)
+        self._catch_up_s, self._poison, self._watch_s = catch_up_s, poison, watch_s
+        self.seed, self.stage, self._sinks = seed, stage, tuple(sinks)
         self._rng = random.Random(f"faults of {seed}")
         group = f"c{seed}x{int(time.time() * 1000) % 10**9}"
         work = stage.root / "trials" / group
@@ -86,15 +92,17 @@ class Trial:
         self.installation.open()
         pipeline = self.installation.pipeline
         self.gauges = Gauges(
-            self._stage.properties,
-            self._stage.redis_url(),
+            self.stage.properties,
+            self.stage.redis_url(),
             pipeline.group,
             pipeline.topic,
             PARTITIONS,
             self.installation.bigquery.landed,
         )
-        self.watcher = Watcher(self._stage.redis_url(), Group(pipeline.group, pipeline.topic, 10), PARTITIONS)
-        self.load = Load(pipeline.postgres, pipeline.contents, self._rate, self.seed)
+        layout = Group(pipeline.group, pipeline.topic, 10)
+        client = redis.Redis.from_url(self.stage.redis_url(), socket_timeout=2)
+        self.watcher = Watcher(client, layout, PARTITIONS, self._watch_s)
+        self.load = Load(pipeline.postgres, pipeline.contents, self._rate, self.seed, self._poison)
         self.supervisor = Supervisor(self.installation, self.gauges)
         self.installation.deploy(self._sinks)
         for thread in (self.gauges, self.watcher, self.load):
@@ -109,8 +117,8 @@ class Trial:
         if fault.wait_moved and targets:
             self.supervisor.wait(lambda: self.supervisor.moved(targets[0]), MOVED_S)
         self.supervisor.pause(fault.after_s)
-        if fault.target in self._stage.servers:
-            self.supervisor.wait(lambda: self._stage.ready(fault.target), 60)
+        if fault.target in self.stage.servers:
+            self.supervisor.wait(lambda: self.stage.ready(fault.target), 60)
         self._did[fault.kind] += 1
         chosen = self._rng.choice(targets) if targets else None
         getattr(self, f"_{fault.kind}")(fault, chosen)
@@ -126,8 +134,8 @@ class Trial:
         self.findings += supervisor.bury()
         self.load.stop()
         began = time.monotonic()
-        if not supervisor.wait(self._caught_up, CATCH_UP_S):
-            self.findings.append(f"not caught up after {CATCH_UP_S:.0f} s: {self._behind()}")
+        if not supervisor.wait(lambda: not self.behind(), self._catch_up_s):
+            self.findings.append(f"not caught up after {self._catch_up_s:.0f} s: {self.behind()}")
         caught_up_s = time.monotonic() - began
         self.watcher.stop()
         verdict = judge(self.installation)
@@ -152,7 +160,7 @@ class Trial:
                 thread.stop()
         if hasattr(self, "supervisor"):
             self.supervisor.bury()
-        for server in self._stage.servers.values():
+        for server in self.stage.servers.values():
             server.resume()
         self.installation.close()
 
@@ -191,35 +199,35 @@ class Trial:
 
     def _service_kill(self, fault: Fault, deployment: None) -> None:
         self.supervisor.kills[fault.target] += 1
-        self._stage.kill(fault.target)
+        self.stage.kill(fault.target)
 
     def _service_stop(self, fault: Fault, deployment: None) -> None:
-        self._stage.restart(fault.target)
+        self.stage.restart(fault.target)
 
     def _service_freeze(self, fault: Fault, deployment: None) -> None:
-        server = self._stage.servers[fault.target]
+        server = self.stage.servers[fault.target]
         pid = server.pid
         server.pause()
         self.supervisor.later(fault.for_s, lambda: server.resume() if server.pid == pid else None)
 
     def _service_cut(self, fault: Fault, deployment: None) -> None:
-        self._stage.proxies[fault.target].cut()
+        self.stage.proxies[fault.target].cut()
 
     def _answers_lost(self, fault: Fault, deployment: None) -> None:
-        proxy = self._stage.proxies[fault.target]
+        proxy = self.stage.proxies[fault.target]
         proxy.lose()
         self.supervisor.later(fault.for_s, proxy.heal)
 
     def _answers_late(self, fault: Fault, deployment: None) -> None:
-        proxy = self._stage.proxies[fault.target]
+        proxy = self.stage.proxies[fault.target]
         proxy.delay_s = fault.for_s / 4
         self.supervisor.later(fault.for_s, proxy.heal)
 
     def _redis_lost_second(self, fault: Fault, deployment: Deployment) -> None:
         self.supervisor.kills["redis-server"] += 1
         with self.watcher.look_away():
-            self._stage.kill("redis", lost_s=fault.for_s)
-            self.supervisor.wait(lambda: self._stage.ready("redis"), 30)
+            self.stage.kill("redis", lost_s=fault.for_s)
+            self.supervisor.wait(lambda: self.stage.ready("redis"), 30)
             self.watcher.forget()
 
     def _partner_kill(self, fault: Fault, deployment: Deployment) -> None:
@@ -251,10 +259,10 @@ class Trial:
     # The end
 
     def _services_ready(self) -> bool:
-        return all(self._stage.ready(name) for name in self._stage.servers)
+        return all(self.stage.ready(name) for name in self.stage.servers)
 
     def _heal(self) -> None:
-        for proxy in self._stage.proxies.values():
+        for proxy in self.stage.proxies.values():
             proxy.heal()
         for deployment in self.installation.deployments:
             if deployment.process is not None:
@@ -262,16 +270,14 @@ class Trial:
         self.installation.behave()
         self.installation.bigquery.release()
 
-    def _caught_up(self) -> bool:
-        return not self._behind()
-
-    def _behind(self) -> str:
+    def behind(self) -> str:
         """Who has not reached the end, in words."""
         pipeline = self.installation.pipeline
-        ends = self.gauges.by["capture"]
+        ends, now = self.gauges.by["capture"], time.monotonic() - 2.0
+        if self.gauges.at["capture"] < now:
+            return "nobody knows: Kafka does not say where the topic ends"
         if self._rows_in_kafka() < len(ids_in_table(pipeline.postgres)):
             return f"capture: Kafka ends at {ends}"
-        now = time.monotonic() - 1.0
         for deployment in self.installation.deployments:
             if deployment.sink in ("capture", "bigquery"):
                 continue
@@ -304,7 +310,7 @@ class Trial:
         for _, process in running:
             process.signal(signal.SIGTERM)
         for deployment, process in running:
-            status = self._stage.processes.status(process, STOP_S)
+            status = self.stage.processes.status(process, STOP_S)
             if status is None:
                 self.findings.append(f"{deployment.name} did not stop within {STOP_S:.0f} s")
             elif status != 0:

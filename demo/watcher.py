@@ -10,14 +10,18 @@ import redis
 from sinks.redis_layout import SUMMARY_FIELD, Group
 
 EVERY_S = 0.05
-WINDOWS_BACK, WINDOWS_AHEAD, WINDOW_S = 4, 1, 600
+WINDOWS_BACK, WINDOWS_AHEAD = 4, 1
 
 
 class Watcher:
-    """Polls the windows around now every 50 ms. went_back: (key, content, number before, number now)"""
+    """Polls the windows around now. client: of Redis, for this thread alone; every_s: seconds between two looks
 
-    def __init__(self, url: str, layout: Group, partitions: int) -> None:
-        self._client = redis.Redis.from_url(url, socket_timeout=2)
+    went_back  (key, content, number before, number now)
+    """
+
+    def __init__(self, client: Any, layout: Group, partitions: int, every_s: float = EVERY_S) -> None:
+        self._every_s = every_s
+        self._client = client
         self._layout, self._partitions = layout, partitions
         self._seen: dict[tuple[str, bytes], int] = {}
         self.went_back: list[tuple[str, str, int, int]] = []
@@ -41,14 +45,15 @@ class Watcher:
         self._seen.clear()
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_S):
+        while not self._stop.wait(self._every_s):
             with self._watching, contextlib.suppress(redis.RedisError):
                 self._look()
 
     def _look(self) -> None:
-        now = int(time.time()) // WINDOW_S
+        length_s = 60 * self._layout.window_minutes
+        now = int(time.time()) // length_s
         keys = [
-            self._layout.partition(partition).totals("window", window * WINDOW_S)
+            self._layout.partition(partition).totals("window", window * length_s)
             for window in range(now - WINDOWS_BACK, now + WINDOWS_AHEAD + 1)
             for partition in range(self._partitions)
         ]
