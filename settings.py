@@ -4,6 +4,7 @@ A secret may come from a file: NAME_FILE=/run/secrets/name. One error names ever
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,6 +32,7 @@ SECRETS = (
     "REDIS_URL",
     "EXTERNAL_API_TOKEN",
     "API_TOKEN",
+    "API_READ_TOKEN",
     "KAFKA_CONFIG_SASL_PASSWORD",
     "KAFKA_CONFIG_SASL_OAUTHBEARER_CLIENT_SECRET",
     "KAFKA_CONFIG_SSL_KEY_PASSWORD",
@@ -117,8 +119,16 @@ def _header_value(value: SecretStr) -> SecretStr:
     return value
 
 
+def _token_or_hash(value: SecretStr) -> SecretStr:
+    text = _header_value(value).get_secret_value()
+    if text.startswith("sha256:") and not re.fullmatch("sha256:[0-9a-f]{64}", text):
+        raise ValueError("must be a token, or sha256: and 64 hexadecimal digits: printf %s TOKEN | sha256sum")
+    return value
+
+
 TOPIC = r"^[A-Za-z0-9._-]{1,239}$"  # Kafka's 249 less the ending of the positions
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
+TokenOrHash = Annotated[SecretStr, AfterValidator(_token_or_hash)]
 
 
 class Settings(BaseModel):
@@ -193,7 +203,12 @@ class Settings(BaseModel):
     allowed_lateness_seconds: int = Field(600, ge=0, description="at least the window length")
     health_port: int = Field(0, ge=0, le=65535, description="/health /ready /metrics of this process; 0: none")
     api_port: int = Field(8080, ge=0, le=65535)
-    api_token: HeaderValue | None = Field(None, description="asked for by every route of the API but /health")
+    api_host: str = Field("127.0.0.1", min_length=1, description="address the API binds; others need a token")
+    api_token: TokenOrHash | None = Field(None, description="role operate; the token or sha256:<its hash>")
+    api_read_token: TokenOrHash | None = Field(None, description="role read")
+    api_rate_limit: str = Field(
+        "1000/second", pattern=r"^[1-9]\d*/(second|minute|hour)$", description="requests of one address to the API"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     enable_exactly_once: Annotated[bool, AfterValidator(_only_true)] = Field(True, description="not to be switched off")
 

@@ -1,45 +1,91 @@
-"""python -m api: serve the API on API_PORT."""
+"""python -m api: serve the API and the page on API_HOST and API_PORT."""
 
 import signal
+import socket
 import sys
+from ipaddress import ip_address
 
 import uvicorn
+from pydantic import SecretStr
 
+from api.access import Access, Role, hashed
 from api.app import create_app
+from api.kafka_positions import KafkaPositions
+from api.observer import Observer
 from api.queries import TotalsReader
+from api.rejected import RejectedLetters
 from logs import configure_logging
-from settings import Settings
+from settings import Settings, SettingsError
 from sinks.redis_client import connect
 from sinks.redis_layout import Group
 from sinks.redis_status import StatusBoard
+
+POSITIONS_IN_KAFKA = ("bigquery", "partner", "dead_letters")
+
+
+class Server(uvicorn.Server):
+    """Ends the streams before it waits for requests under way: a stream never ends by itself."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.hub.close()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
 
 
 def main() -> None:
     """Serve until SIGTERM; a request under way gets five seconds."""
     settings = Settings.from_env("redis")
     configure_logging(settings.log_level, "api")
+    access = _access(settings)
+    if access.open and not _is_loopback(settings.api_host):
+        raise SettingsError(
+            [
+                f"API_HOST={settings.api_host}: can be reached from elsewhere, and no token is set: set API_TOKEN, or "
+                "API_READ_TOKEN, or API_HOST=127.0.0.1"
+            ]
+        )
     client = connect(settings.redis, settings.redis_cluster_nodes)
-    layout = Group(
-        settings.kafka_consumer_group,
-        settings.kafka_topic_engagement_events,
-        settings.redis_aggregation_window_minutes,
-    )
+    topic, group = settings.kafka_topic_engagement_events, settings.kafka_consumer_group
+    layout = Group(group, topic, settings.redis_aggregation_window_minutes)
+    totals = TotalsReader(client, layout, lateness_seconds=settings.allowed_lateness_seconds)
+    # Without Kafka the API knows what the processes say, and no more.
+    kafka = letters = None
+    if settings.kafka_bootstrap_servers:
+        kafka = KafkaPositions(settings.kafka, topic, group, POSITIONS_IN_KAFKA)
+        letters = RejectedLetters(settings.kafka, settings.kafka_topic_dead_letters)
+    sinks = settings.sinks if "sinks" in settings.model_fields_set else ()
     app = create_app(
-        TotalsReader(client, layout, lateness_seconds=settings.allowed_lateness_seconds),
-        StatusBoard(client, settings.kafka_consumer_group),
-        token=settings.api_token.get_secret_value() if settings.api_token else None,
+        totals,
+        Observer(totals, StatusBoard(client, group), kafka, sinks),
+        access=access,
+        letters=letters,
+        rate_limit=settings.api_rate_limit,
+        watches=True,
     )
     # uvicorn ends its work at a signal, then raises the signal again: this is what it meets.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: sys.exit(0))
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host="0.0.0.0",
+        host=settings.api_host,
         port=settings.api_port,
         log_config=None,
         access_log=False,  # api/request_log.py says more, and less of the caller
         timeout_graceful_shutdown=5,
     )
+    Server(config).run()
+
+
+def _access(settings: Settings) -> Access:
+    """Only hashes are kept."""
+    given: dict[Role, SecretStr | None] = {"operate": settings.api_token, "read": settings.api_read_token}
+    return Access({role: hashed(token.get_secret_value()) for role, token in given.items() if token})
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ from typing import Any
 
 import msgspec
 
-from engagement import boards
+from api.unique_users import unique_users
+from engagement import boards, recent
 from engagement.boards import BoardSpan
 from engagement.totals import NEVER, SCORE, Ints
 from sinks.redis_layout import SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 
+AHEAD_US = 300_000_000  # an event may lie this far after its Kafka timestamp (engagement/parse.py)
 COUNTERS = ("events", "late", "rejected", "skipped")
 
 
@@ -39,8 +41,57 @@ class TotalsReader:
 
     def top_content(self, window: str, limit: int, now_us: int) -> dict[str, Any]:
         """The rolling or the tumbling board."""
-        span = boards.rolling(now_us) if window == "rolling" else boards.tumbling(now_us, self._layout.window_minutes)
-        return self._board(span, limit, now_us)
+        return self.board(window, limit, now_us)[0]
+
+    def board(self, window: str, limit: int, now_us: int, *, places: int = 0) -> tuple[dict[str, Any], list[str]]:
+        """The same, and the content ids of the first `places`, which costs less than as many rows."""
+        span = self._span(window, now_us)
+        found = self._first(span, max(limit, places))
+        return self._rows(span, limit, now_us, *found), found[0]
+
+    def places(self, window: str, limit: int, now_us: int) -> list[str]:
+        """The content ids of the board, best first."""
+        return self._first(self._span(window, now_us), limit)[0]
+
+    def events_of(self, window: str, now_us: int) -> int:
+        """Events on the board, those of contents that it does not show included."""
+        buckets = self._span(window, now_us).buckets  # all of one kind
+        return sum(events for events, _ in self.summaries(buckets[0][0], [start_s for _, start_s in buckets]))
+
+    def events_of_hour(self, now_us: int) -> int:
+        """Events counted in the last 60 minutes."""
+        return sum(events for events, _ in self.summaries("minute", boards.last_minutes(now_us, 60)))
+
+    def people(self, window: str, now_us: int) -> int | None:
+        """Users of all contents together, about 1 % exact; None: not counted."""
+        return None
+
+    def windows(self, count: int, now_us: int) -> list[dict[str, Any]]:
+        """The last windows, oldest first. minutes: events of each, null where it is to come; null before any total."""
+        length_s = self._layout.window_minutes * boards.MINUTE_S
+        last_s = boards.tumbling(now_us, self._layout.window_minutes).start_s
+        starts = [last_s - back * length_s for back in range(count - 1, -1, -1)]
+        spans = [boards.window_at(start_s, self._layout.window_minutes) for start_s in starts]
+        per_minute = self.summaries("minute", [minute for span in spans for minute in span.minutes])
+        summed = self.summaries("window", starts)
+        watermarks = [position.watermark_us for position in self.positions() if position.offset_next is not None]
+        found = []
+        for place, (span, (events, late)) in enumerate(zip(spans, summed, strict=True)):
+            minutes = per_minute[place * len(span.minutes) : (place + 1) * len(span.minutes)]
+            found.append(
+                {
+                    "start": boards.iso(span.start_s * 1_000_000),
+                    "end": boards.iso(span.end_s * 1_000_000),
+                    "state": boards.window_state(span.end_s, now_us, watermarks, self._lateness_seconds),
+                    "minutes": [
+                        count if watermarks and minute * 1_000_000 <= now_us else None
+                        for minute, (count, _) in zip(span.minutes, minutes, strict=True)
+                    ],
+                    "events": events if watermarks else None,
+                    "late": late,
+                }
+            )
+        return found
 
     def window(self, start_us: int, limit: int, now_us: int) -> dict[str, Any] | None:
         """The board of the window that starts then, with its late count and state; None where none is kept."""
@@ -49,7 +100,7 @@ class TotalsReader:
             return None
         if now_us > (span.end_s + boards.KEPT_S) * 1_000_000:
             return None
-        board = self._board(span, limit, now_us)
+        board = self._rows(span, limit, now_us, *self._first(span, limit))
         watermarks = [position.watermark_us for position in self.positions() if position.offset_next is not None]
         events, late = self.summaries("window", [span.start_s])[0]
         return {
@@ -88,28 +139,40 @@ class TotalsReader:
                 **boards.numbers(total, users),
                 "types": boards.types(total),
             }
-        answer["minutes"] = self._minute_events(boards.last_minutes(now_us, 60), [content_id])[0]
+            if span.window == "rolling":
+                answer["no_pct"] = boards.without_percentage(total)
+        minutes = boards.last_minutes(now_us, 60)
+        answer["first_minute"] = boards.iso(minutes[0] * 1_000_000)
+        answer["minutes"] = self._minute_events(minutes, [content_id])[0]
         return answer
 
     def recent_events(self, content_id: str, count: int, now_us: int) -> list[dict[str, Any]] | None:
         """The newest events of the last hour, by event_ts, then offset, descending; None: unknown content."""
         if content_id not in self.contents([content_id]):
             return None
-        since_us = now_us - boards.KEPT_S * 1_000_000
+        minutes = boards.last_minutes(now_us + AHEAD_US, (boards.KEPT_S + AHEAD_US // 1_000_000) // boards.MINUTE_S + 1)
         answers = self._pipelined(
             lambda pipeline: [
-                pipeline.zrevrange(keys.recent(content_id), 0, count - 1, withscores=True)
+                [
+                    pipeline.hget(keys.recent(minute), content_id),
+                    pipeline.zrange(keys.crowded_recent(minute, content_id), 0, -1),
+                ]
                 for keys in self._partitions()
+                for minute in minutes
             ]
         )
-        found = [
-            boards.recent_event(bytes(entry), int(score))
-            for entries in answers
-            for entry, score in entries
-            if score > since_us
-        ]
-        found.sort(key=lambda placed: placed[0], reverse=True)
-        return [event for _, event in found[:count]]
+        stored = [b"".join(entries) if isinstance(entries, list) else entries or b"" for entries in answers]
+        since_us = now_us - boards.KEPT_S * 1_000_000
+        # By place and partition: a write that was repeated may have put an event there twice.
+        per_partition = 2 * len(minutes)
+        found = {
+            (event.event_ts_us, event.offset, number // per_partition): event
+            for number, entries in enumerate(stored)
+            for event in recent.decoded(entries)
+            if event.event_ts_us > since_us
+        }
+        newest = sorted(found, reverse=True)[:count]
+        return [boards.recent_event(found[place]) for place in newest]
 
     def contents(self, content_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The fields of those of these contents that are known."""
@@ -150,8 +213,20 @@ class TotalsReader:
         watermark = max((position.watermark_us for position in self.positions()), default=NEVER)
         return None if watermark == NEVER else watermark
 
-    def _board(self, span: BoardSpan, limit: int, now_us: int) -> dict[str, Any]:
-        ids, totals, contents = self._first(span, limit)
+    def _span(self, window: str, now_us: int) -> BoardSpan:
+        return boards.rolling(now_us) if window == "rolling" else boards.tumbling(now_us, self._layout.window_minutes)
+
+    def _rows(
+        self,
+        span: BoardSpan,
+        limit: int,
+        now_us: int,
+        ids: list[str],
+        totals: dict[str, Ints],
+        contents: dict[str, dict[str, Any]],
+    ) -> dict[str, Any]:
+        """The board's first rows; ids, totals, contents: as `_first` found them."""
+        ids = ids[:limit]
         users = self._unique_users(span, ids)
         minutes = self._minute_events(span.minutes, ids)
         newest_us = self.newest_event_us()
@@ -161,6 +236,7 @@ class TotalsReader:
                 "content_id": content_id,
                 "content_title": contents[content_id]["content_title"],
                 "content_type": contents[content_id]["content_type"],
+                "content_length_seconds": contents[content_id]["content_length_seconds"],
                 **boards.numbers(totals[content_id], unique_users),
                 "minutes": per_minute,
             }
@@ -251,21 +327,10 @@ class TotalsReader:
         if not ids:
             return []
         partitions = self._partitions()
-        together = not self._is_cluster
-        groups: list[list[PartitionKeys]] = [[keys] for keys in partitions]
-        if partitions and together:
-            groups = [partitions]
-        answers = self._pipelined(
-            lambda pipeline: [
-                pipeline.execute_command(
-                    "PFCOUNT", *(keys.users(*bucket, content_id) for keys in group for bucket in span.users)
-                )
-                for content_id in ids
-                for group in groups
-            ]
-        )
-        count = len(groups)
-        return [sum(answers[place * count : (place + 1) * count]) for place in range(len(ids))]
+        if not partitions:
+            return [0] * len(ids)
+        groups = [[keys] for keys in partitions] if self._is_cluster else [partitions]
+        return unique_users(self._pipelined, groups, span.users, ids)
 
     @property
     def _is_cluster(self) -> bool:

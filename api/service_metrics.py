@@ -1,6 +1,5 @@
 """The pipeline's numbers as one JSON object, and as Prometheus text: counters of the totals, status of processes."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,14 +23,13 @@ HELP = {
 }
 
 
-def as_json(positions: Iterable[PartitionPosition], status: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """positions: of the totals; status: name of a process -> what it says of itself, each value as JSON.
+def as_json(positions: Iterable[PartitionPosition], processes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """positions: of the totals; processes: name -> what it says of itself.
 
     processing_latency_seconds  from a batch's newest Kafka timestamp to its acknowledgement: the mean since the
                                 processes began, of the slowest sink; null before the first batch
     """
     positions = list(positions)
-    processes = {name: {key: json.loads(value) for key, value in said.items()} for name, said in status.items()}
     # Each deployment reads every event: those that keep the boards count.
     counting = [said for said in processes.values() if "redis" in said.get("sinks", {})]
     errors: dict[str, int] = {}

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 
-from engagement.totals import EVENTS, MEASURES, SCORE, TYPES, WIDTH, Ints, RecentEvent
+from engagement.enrich import ANOMALY_NAMES
+from engagement.recent import RecentEvent
+from engagement.totals import EVENTS, MEASURES, SCORE, TYPES, WIDTH, Ints
 
 ROLLING_MINUTES = 10
 MINUTE_S = 60
@@ -17,8 +18,6 @@ KEPT_S = 3600
 
 State = Literal["filling", "late_accepted", "closed"]
 _COLUMN = {name: column for column, name in enumerate(MEASURES)}
-_OFFSET_DIGITS = 20
-_decode_recent = msgspec.json.Decoder(RecentEvent).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class BoardSpan:
 
     buckets  (kind, start_s), to be added up
     minutes  start_s of each minute of the span
-    users    (kind, start_s) whose HyperLogLogs together hold the users
+    users    (kind, start_s) that together hold the users
     """
 
     window: str
@@ -122,18 +121,22 @@ def types(total: Ints | None) -> dict[str, int]:
     return {name: 0 if total is None else int(total[_COLUMN[name]]) for name in TYPES}
 
 
-def recent_event(entry: bytes, event_ts_us: int) -> tuple[tuple[int, int], dict[str, Any]]:
-    """A stored recent event as readers see it, and its place: (event_ts_us, offset), newest last."""
-    offset, event = int(entry[:_OFFSET_DIGITS]), _decode_recent(entry[_OFFSET_DIGITS:])
-    return (event_ts_us, offset), {
+def without_percentage(total: Ints | None) -> int:
+    """Events that say nothing about how far people get: a click, no duration, or a content without length."""
+    return 0 if total is None else int(total[EVENTS]) - int(total[_COLUMN["percentage_count"]])
+
+
+def recent_event(event: RecentEvent) -> dict[str, Any]:
+    """A recent event as readers see it."""
+    return {
         "event_id": event.event_id,
-        "event_type": event.event_type,
-        "event_ts": iso(event_ts_us),
+        "event_type": TYPES[event.type],
+        "event_ts": iso(event.event_ts_us),
         "duration_ms": event.duration_ms,
         "engagement_seconds": None if event.duration_ms is None else _thousandths(event.duration_ms),
         "engagement_percentage": None if event.percentage is None else event.percentage / 100,
         "device": event.device,
-        "anomalies": event.anomalies,
+        "anomalies": list(ANOMALY_NAMES[event.anomalies]),
     }
 
 

@@ -60,7 +60,11 @@ BROUGHT_BY = {
     "grpc_status": "grpcio-status",
 }
 # Dependency that no file imports -> why it is there
-NOT_IMPORTED = {"hiredis": "redis finds it and parses with it"}
+NOT_IMPORTED = {
+    "hiredis": "redis finds it and parses with it",
+    "httptools": "uvicorn finds it and parses with it",
+    "uvloop": "uvicorn finds it and runs on it",
+}
 
 NO_NOUN = {"utils", "util", "common", "helpers", "helper", "manager", "misc", "shared", "base"}
 

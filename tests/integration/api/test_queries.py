@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import create_app
+from api.observer import Observer
 from api.queries import TotalsReader
 from engagement import boards
 from engagement.enrich import ContentRow, Contents
@@ -39,7 +40,8 @@ class Service:
         self.reader = TotalsReader(client, keys_of(group), lateness_seconds=600)
         self.now_us = NOW_MS * 1000
         self.status = StatusBoard(client, group)
-        self.app = create_app(self.reader, self.status, now_us=lambda: self.now_us)
+        self.observer = Observer(self.reader, self.status, began=NOW_MS / 1000)
+        self.app = create_app(self.reader, self.observer, now_us=lambda: self.now_us)
 
     def write(self, partition: int, records: Sequence[Record], known: Sequence[str]) -> None:
         """All of a partition's events, and the contents known by then."""
@@ -63,6 +65,10 @@ class Service:
                 return await client.get(path, params=query or None, headers=headers)
 
         return asyncio.run(get())
+
+    def look(self) -> None:
+        """What the observer's thread does once a second."""
+        assert self.observer.look_at_redis(self.now_us / 1e6)
 
     def get(self, path: str, status: int = 200, **query: Any) -> Any:
         answer = self.ask(path, query)
@@ -223,6 +229,10 @@ def test_stats_hold_the_fields_and_the_numbers_of_both_boards(service: Service) 
         "content_type": "video",
         "content_length_seconds": 100,
     }
+    place = {name: stats["rolling"].pop(name) for name in ("rank", "rank_before")}
+    assert place == {"rank": 1, "rank_before": 1}
+    assert stats["no_pct"] == 1
+    assert stats["first_minute"] == boards.iso((NOON_MS - 44 * MINUTE) * 1000)
     assert stats["tumbling"] == stats["rolling"] | {
         "start": boards.iso((NOON_MS + 10 * MINUTE) * 1000),
         "end": boards.iso((NOON_MS + 20 * MINUTE) * 1000),
@@ -318,6 +328,7 @@ def test_metrics_are_counted_by_the_totals(service: Service) -> None:
     closes = 20 * MINUTE
     service.write(0, [Record(closes, closes), Record(0, closes)], IDS)
     service.write(1, [Record(closes, closes)], IDS)
+    service.look()
     metrics = service.get("/metrics")
     assert {name: metrics[name] for name in metrics if name.endswith("_total")} == {
         "processed_events_total": 3,
@@ -333,6 +344,7 @@ def test_metrics_are_counted_by_the_totals(service: Service) -> None:
             name,
             {"sinks": json.dumps({"partner": said}), "partitions": json.dumps([{"partition": 0, "lag_seconds": 1.5}])},
         )
+    service.look()
     metrics = service.get("/metrics")
     assert metrics["sink_errors_total"] == {"partner": 4}
     assert metrics["processing_latency_seconds"] == 0.75
@@ -358,42 +370,6 @@ def test_metrics_are_counted_by_the_totals(service: Service) -> None:
     for name, value in metrics.items():
         if isinstance(value, int | float):
             assert [sample.value for sample in families[name.removesuffix("_total")].samples] == [value]
-
-
-def test_health_names_the_sink_that_is_down(service: Service) -> None:
-    assert (service.get("/health")["status"], service.get("/health")["troubles"]) == ("ok", [])
-    sinks = {
-        "redis": {"breaker": "closed", "error": ""},
-        "partner": {"breaker": "open", "error": "the partner answers 503"},
-    }
-    said = {"process": {"waiting": "PostgreSQL: connection refused"}, "sinks": sinks, "events": {"per_second": 0}}
-    service.status.write("all.0-3", {key: json.dumps(value) for key, value in said.items()})
-    health = service.get("/health")
-    assert health["status"] == "degraded"
-    assert health["troubles"] == [
-        "all.0-3: PostgreSQL: connection refused",
-        "all.0-3: partner: the partner answers 503",
-    ]
-
-
-def test_a_token_is_asked_for_by_every_route_but_health(service: Service) -> None:
-    service.app = create_app(service.reader, service.status, token="hush", now_us=lambda: service.now_us)
-    service.write(0, [Record(0, 0)], IDS)
-    start = boards.iso(NOON_MS * 1000)
-    for path in (
-        "/top-content",
-        f"/content/{IDS[0]}/stats",
-        f"/content/{IDS[0]}/events",
-        f"/windows/{start}",
-        "/metrics",
-        "/metrics/prometheus",
-    ):
-        for given in (None, "Bearer hus", "Bearer ", "Basic hush", "hush", "Bearer hush\u00e9"):
-            answer = service.ask(path, headers={b"Authorization": given.encode()} if given else None)
-            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), (path, given)
-        assert service.ask(path, headers={b"Authorization": b"Bearer hush"}).status_code == 200, path
-    assert service.ask("/top-content?limit=0").status_code == 401
-    assert service.ask("/health").status_code == 200
 
 
 def test_without_redis_the_answer_says_so(redis_server: Any, unique: str) -> None:

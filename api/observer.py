@@ -1,0 +1,383 @@
+"""Looks at Redis and Kafka once a second and remembers: what is known now, as facts. Reads only."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import redis
+import structlog
+from redis.exceptions import RedisClusterException
+
+from api.kafka_positions import KafkaAway, KafkaLook
+from api.phases import IDLE_S, Facts, Phase, about, phase_of
+from api.processes import SPEAKS_S, Heard, Processes
+from api.progress import Progress, SinkProgress
+from api.queries import PartitionPosition, TotalsReader
+from api.stages import BOARD, LABELS, UNMOVED_S, Breaker, Stage, State, Trouble, state_of
+from engagement.totals import NEVER
+from sinks.redis_status import StatusBoard
+
+REDIS_AWAY_S = 3.0
+KAFKA_AWAY_S = 10.0
+TIMES_MAX = 8  # records whose time is read in one look
+RETENTION_EVERY_S = 60.0
+RECORDS = ("events", "rejected", "skipped")
+REDIS_FAILURES = (redis.RedisError, RedisClusterException, OSError)
+
+log = structlog.get_logger()
+
+
+class Kafka(Protocol):
+    """See api.kafka_positions.KafkaPositions."""
+
+    def look(self) -> KafkaLook: ...
+    def retention_s(self) -> float | None: ...
+    def time_of(self, partition: int, offset: int) -> float | None: ...
+
+
+class Observer:
+    """What the threads have seen. Every method takes the time as an argument, in seconds since 1970.
+
+    kafka  None: what the processes say of partitions and positions is taken instead
+    sinks  those that must be there; empty: those that have a position or a process
+    """
+
+    def __init__(
+        self,
+        totals: TotalsReader,
+        status: StatusBoard,
+        kafka: Kafka | None = None,
+        sinks: Sequence[str] = (),
+        *,
+        began: float | None = None,
+    ) -> None:
+        began = time.time() if began is None else began
+        self._totals, self._status, self._kafka, self._expected = totals, status, kafka, tuple(sinks)
+        self._lock = threading.Lock()
+        self._processes = Processes(began)
+        self._progress = Progress()
+        self._positions: list[PartitionPosition] = []
+        self._redis_at: float | None = None  # when it answered last
+        self._kafka_at: float | None = None
+        self._began = began
+        self._redis_words = self._kafka_words = ""
+        self._retention: tuple[float, float | None] | None = None  # asked at, seconds
+        self._kafka_positions: dict[str, dict[int, int]] = {}
+        self._density: tuple[int, int] | None = None  # records, offsets behind them when last seen
+        self._records_per_offset = 1.0
+
+    # Looking: each from a thread of its own, since either may be away
+
+    def look_at_redis(self, now: float) -> bool:
+        """Positions of the totals and what the processes say. Whether Redis answered."""
+        try:
+            positions, status = self._totals.positions(), self._status.read()
+        except REDIS_FAILURES as failure:
+            self._redis_words = str(failure)
+            return False
+        with self._lock:
+            self._redis_at, self._redis_words = now, ""
+            self._positions = positions
+            self._processes.read(status, now)
+            self._weigh(positions)
+            if self._kafka is None:
+                self._progress.saw(now, *self._told())
+        return True
+
+    def look_at_kafka(self, now: float) -> bool:
+        """Ends and positions, and the times of the oldest records that wait. Whether Kafka answered."""
+        assert self._kafka is not None
+        try:
+            look = self._kafka.look()
+            if self._retention is None or now - self._retention[0] > RETENTION_EVERY_S:
+                self._retention = now, self._kafka.retention_s()
+        except KafkaAway as away:
+            self._kafka_words = str(away)
+            return False
+        with self._lock:
+            self._kafka_at, self._kafka_words = now, ""
+            self._kafka_positions = look.positions
+            self._progress.saw(now, look.ends, self._all_positions(look.positions))
+            unknown = self._progress.unknown()[:TIMES_MAX]
+        for partition, offset in unknown:
+            at = self._kafka.time_of(partition, offset)
+            if at is not None:
+                with self._lock:
+                    self._progress.read(partition, offset, at)
+        return True
+
+    def run(self, stop: threading.Event, every_s: float = 1.0) -> list[threading.Thread]:
+        """Look until `stop`, on threads."""
+        looks: list[Callable[[float], bool]] = [self.look_at_redis]
+        if self._kafka is not None:
+            looks.append(self.look_at_kafka)
+        return [start_thread(look, stop, every_s) for look in looks]
+
+    # What is known
+
+    def facts(self, now: float) -> Facts:
+        with self._lock:
+            return self._facts(now)
+
+    def phase(self, now: float) -> Phase:
+        return phase_of(self.facts(now))
+
+    def pipeline(self, now: float) -> dict[str, Any]:
+        """The event `pipeline` of the stream; `/health` holds the same."""
+        with self._lock:
+            facts = self._facts(now)
+            rate_in = self._progress.rate_in()
+        return {
+            "kafka": {
+                "partitions": facts.partitions,
+                "rate_in": self._events(rate_in),
+                "stalled": phase_of(facts).phase == "stalled",
+            },
+            "stages": [stage_json(stage) for stage in facts.stages],
+        }
+
+    def rates(self) -> list[int | None]:
+        """Events that arrived in Kafka in each of the last 60 seconds, oldest first; None: not seen."""
+        with self._lock:
+            return [self._events(count) for count in self._progress.arrivals()]
+
+    def processes(self, now: float) -> dict[str, Mapping[str, Any]]:
+        """What the living processes say."""
+        with self._lock:
+            return self._processes.living(now)
+
+    def positions(self) -> list[PartitionPosition]:
+        """Where the totals stood at the last look."""
+        return self._positions
+
+    def services(self, now: float) -> dict[str, str]:
+        """System -> ok, down or unknown."""
+        with self._lock:
+            facts = self._facts(now)
+            waiting = "; ".join(
+                str(each.get("process", {}).get("waiting")) for each in self._processes.living(now).values()
+            )
+        by_name = {stage.name: stage for stage in facts.stages}
+        found = {
+            "kafka": _service(facts.kafka_away_since, known=bool(facts.partitions)),
+            "redis": _service(facts.redis_away_since, known=self._redis_at is not None),
+        }
+        capture = by_name.get("capture")
+        postgres = "ok" if capture and capture.on_time else "unknown"
+        found["postgres"] = "down" if "PostgreSQL" in waiting else postgres
+        for name in ("bigquery", "partner"):
+            if stage := by_name.get(name):
+                silent = stage.silent_s >= UNMOVED_S
+                found[name] = "unknown" if silent else "down" if stage.error or stage.breaker.state == "open" else "ok"
+        return found
+
+    def _facts(self, now: float) -> Facts:
+        newest_ms = max((position.newest_ms for position in self._positions), default=-1)
+        watermark_us = max((position.watermark_us for position in self._positions), default=NEVER)
+        newest_record = newest_ms / 1000 if newest_ms >= 0 else None
+        quiet = newest_record is not None and now - newest_record >= IDLE_S
+        stages = self._stages(now, quiet)
+        ends = [each.end for stage in stages for each in stage.partitions]
+        waits = [stage.lag_s for stage in stages if stage.lag_events and stage.lag_s is not None]
+        kept_s = self._retention[1] if self._retention else None
+        return Facts(
+            now=now,
+            stages=stages,
+            partitions=max((len(stage.partitions) for stage in stages), default=0),
+            redis_away_since=_away_since(self._redis_at or self._began, now, REDIS_AWAY_S),
+            kafka_away_since=(
+                _away_since(self._kafka_at or self._began, now, KAFKA_AWAY_S) if self._kafka is not None else None
+            ),
+            newest_event=None if watermark_us == NEVER else watermark_us / 1e6,
+            newest_record=newest_record,
+            ever=not ends or any(ends) or newest_ms >= 0,
+            forgets_in_s=kept_s - max(waits) if waits and kept_s is not None else None,
+        )
+
+    def _stages(self, now: float, quiet: bool) -> list[Stage]:
+        """Nothing before the first look at Redis."""
+        if self._redis_at is None:
+            return []
+        return [*self._capture(now, quiet), *(self._sink(sink, now, quiet) for sink in self._sinks())]
+
+    def _sinks(self) -> list[str]:
+        found = set(self._expected) or {BOARD} | self._kafka_positions.keys() | self._processes.sinks()
+        return [sink for sink in LABELS if sink in found]
+
+    def _capture(self, now: float, quiet: bool) -> list[Stage]:
+        """One stage where our capture was ever heard: another one (Debezium) does not speak to us."""
+        heard = self._processes.captures()
+        if not heard:
+            return []
+        last = max(heard, key=lambda each: each.at)
+        silent_s = self._processes.silent_s(heard, now)
+        said = last.values.get("capture", {})
+        rate = last.values.get("events", {}).get("per_second")
+        silent = silent_s >= UNMOVED_S
+        ready = last.values.get("process", {}).get("ready", True)
+        trouble = self._trouble("capture", [last], silent_s, now, None)
+        state: State = "stopped" if silent or trouble else "starting" if not ready else "idle" if quiet else "ok"
+        return [
+            Stage(
+                "capture",
+                state,
+                lag_s=None if silent else said.get("lag_seconds"),
+                lag_events=None,
+                rate=None if silent else rate,
+                breaker=Breaker("unknown" if silent else "closed"),
+                error=trouble,
+                silent_s=silent_s,
+            )
+        ]
+
+    def _sink(self, sink: str, now: float, quiet: bool) -> Stage:
+        heard = self._processes.with_sink(sink)
+        silent_s = self._processes.silent_s(heard, now)
+        progress: SinkProgress = self._progress.of(sink, now)
+        said = [each.sinks[sink] for each in heard if now - each.at < 3 * SPEAKS_S]
+        tries = [each["next_try_s"] for each in said if each.get("next_try_s") is not None]
+        opened = any(each.get("breaker") == "open" for each in said)
+        forgets_at = None
+        if self._retention and self._retention[1] is not None and progress.lag_s:
+            forgets_at = now - progress.lag_s + self._retention[1]
+        stage = Stage(
+            sink,
+            "unknown",
+            lag_s=progress.lag_s,
+            lag_events=self._events(progress.waiting),
+            rate=self._events(progress.rate),
+            trend=progress.trend,
+            done_in_s=progress.done_in_s,
+            breaker=Breaker("open" if opened else "closed" if said else "unknown", min(tries, default=None)),
+            error=self._trouble(sink, heard, silent_s, now, forgets_at),
+            silent_s=silent_s,
+            partitions=progress.partitions,
+        )
+        return replace(stage, state=state_of(stage, running=silent_s < SPEAKS_S, quiet=quiet))
+
+    def _trouble(
+        self, name: str, heard: Sequence[Heard], silent_s: float, now: float, forgets_at: float | None
+    ) -> Trouble | None:
+        """What the destination said, or that nobody speaks."""
+        if silent_s >= UNMOVED_S:
+            if not heard and name != "capture":
+                words = "No process has this destination."
+            else:
+                words = f"Its process has said nothing for {about(silent_s)}."
+            return Trouble(now - silent_s, words, _start(name))
+        for each in heard:
+            of = each.sinks.get(name, {})
+            if error := of.get("error"):
+                return Trouble(float(of.get("error_since") or each.at), _sentence(error), _by_itself(name, forgets_at))
+        for each in heard:
+            if each.waiting:
+                since = float(each.values.get("process", {}).get("waiting_since") or each.at)
+                return Trouble(since, _sentence(each.waiting), "It goes on by itself once that answers.")
+        return None
+
+    def _told(self) -> tuple[dict[int, int], dict[str, dict[int, int]]]:
+        """Ends and positions as the processes say them."""
+        ends: dict[int, int] = {}
+        positions: dict[str, dict[int, int]] = {}
+        for said in self._processes.living(self._redis_at or 0.0).values():
+            for each in said.get("partitions", []):
+                ends[each["partition"]] = max(ends.get(each["partition"], 0), each.get("end", 0))
+            for sink, of in said.get("sinks", {}).items():
+                known = {int(partition): offset for partition, offset in of.get("offset_next", {}).items()}
+                positions.setdefault(sink, {}).update(known)
+        return ends, self._all_positions(positions)
+
+    def _all_positions(self, positions: Mapping[str, dict[int, int]]) -> dict[str, dict[int, int]]:
+        of_board = {each.partition: each.offset_next for each in self._positions if each.offset_next is not None}
+        return {**positions, BOARD: of_board}
+
+    def _weigh(self, positions: Sequence[PartitionPosition]) -> None:
+        """How many events an offset stands for: markers of transactions take offsets too."""
+        records = sum(sum(each.counters[name] for name in RECORDS) for each in positions)
+        offsets = sum(each.offset_next or 0 for each in positions)
+        if self._density is not None and offsets - self._density[1] >= 100:
+            self._records_per_offset = min(1.0, max(0.0, (records - self._density[0]) / (offsets - self._density[1])))
+        if self._density is None or offsets - self._density[1] >= 10_000 or offsets < self._density[1]:
+            self._density = records, offsets
+
+    def _events(self, offsets: float | None) -> int | None:
+        return None if offsets is None else round(offsets * self._records_per_offset)
+
+
+def start_thread(look: Callable[[float], object], stop: threading.Event, every_s: float) -> threading.Thread:
+    """Call `look(now)` every so often until `stop`; what it raises is logged, since a thread that ends is not seen."""
+
+    def run() -> None:
+        while not stop.is_set():
+            begun = time.monotonic()
+            try:
+                look(time.time())
+            except Exception:
+                log.exception("look_failed", look=look.__qualname__)
+            stop.wait(max(0.05, every_s - (time.monotonic() - begun)))
+
+    thread = threading.Thread(target=run, name=look.__qualname__, daemon=True)
+    thread.start()
+    return thread
+
+
+def stage_json(stage: Stage) -> dict[str, Any]:
+    """As the page reads it."""
+    return {
+        "name": stage.name,
+        "label": stage.label,
+        "state": stage.state,
+        "lag_s": None if stage.lag_s is None else round(stage.lag_s, 1),
+        "lag_events": stage.lag_events,
+        "rate": None if stage.rate is None else round(stage.rate),
+        "trend": stage.trend,
+        "done_in_s": None if stage.done_in_s is None else round(stage.done_in_s),
+        "breaker": {"state": stage.breaker.state, "next_try_s": stage.breaker.next_try_s},
+        "error": None
+        if stage.error is None
+        else {"since": instant(stage.error.since), "words": stage.error.words, "todo": stage.error.todo},
+    }
+
+
+def instant(at: float | None) -> str | None:
+    """ISO 8601 in UTC, milliseconds."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _service(away_since: float | None, *, known: bool) -> str:
+    return "down" if away_since is not None else "ok" if known else "unknown"
+
+
+def _away_since(answered: float, now: float, after_s: float) -> float | None:
+    return answered if now - answered > after_s else None
+
+
+def _sentence(words: str) -> str:
+    words = words.strip()
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '!', '?')) else '.'}"
+
+
+def _by_itself(name: str, forgets_at: float | None) -> str:
+    again = {
+        "partner": "It sends by itself, in order, once the partner answers.",
+        "bigquery": "It loads by itself, in order, once BigQuery answers.",
+        "redis": "It counts on by itself once Redis answers.",
+    }.get(name, "It goes on by itself.")
+    if forgets_at is None:
+        return f"Nothing to do here unless it lasts. {again}"
+    until = datetime.fromtimestamp(forgets_at, UTC).strftime("%b %d %H:%M")
+    return f"Nothing to do here unless it lasts past {until} UTC, when Kafka starts to forget. {again}"
+
+
+def _start(name: str) -> str:
+    if name == "capture":
+        return (
+            "Start it: python -m bytewax.run dataflows.cdc_capture. It sends what PostgreSQL kept, whose disk fills "
+            "meanwhile."
+        )
+    return f"Start it: SINKS={name} python -m bytewax.run dataflows.engagement. It goes on from its stored position."

@@ -1,0 +1,57 @@
+"""Which place a content had five minutes ago: boards that were computed then, remembered."""
+
+from collections import deque
+from typing import Any
+
+from api.queries import TotalsReader
+
+AGO_S = 300.0
+EVERY_S = 5.0  # a board is remembered
+PLACES = 100  # of so many rows, and told of no others
+
+Board = tuple[float, dict[str, int]]  # seconds since 1970, content id -> place
+
+
+class Places:
+    """Of the rolling board. Before it has run for five minutes the board of then is computed from the kept minutes."""
+
+    def __init__(self, totals: TotalsReader) -> None:
+        self._totals = totals
+        self._boards: deque[Board] = deque()
+        self._computed: Board | None = None
+        self._now: Board = (0.0, {})
+
+    def remember(self, now_us: int, content_ids: list[str]) -> None:
+        """The board as it is now, best first."""
+        now = now_us / 1e6
+        self._now = now, _numbered(content_ids)
+        if not self._boards or now - self._boards[-1][0] >= EVERY_S:
+            self._boards.append(self._now)
+        while len(self._boards) > 1 and now - self._boards[1][0] >= AGO_S:
+            self._boards.popleft()
+
+    def before(self, now_us: int) -> tuple[float | None, dict[str, int]]:
+        """When the board was so (seconds since 1970), and the places then; None: there is nothing to compare with."""
+        now = now_us / 1e6
+        at, places = self._boards[0] if self._boards else (now, {})
+        if now - at < AGO_S - EVERY_S:
+            at, places = self._from_minutes(now)
+        return (at, places) if places else (None, {})
+
+    def of(self, content_id: str, now_us: int, comparable: bool) -> dict[str, Any]:
+        """rank and rank_before of one content; null beyond the places that are remembered."""
+        if abs(now_us / 1e6 - self._now[0]) > EVERY_S:
+            self.remember(now_us, self._totals.places("rolling", PLACES, now_us))
+        before = self.before(now_us)[1] if comparable else {}
+        return {"rank": self._now[1].get(content_id), "rank_before": before.get(content_id)}
+
+    def _from_minutes(self, now: float) -> Board:
+        if self._computed is None or now - self._computed[0] >= AGO_S + EVERY_S:
+            then = now - AGO_S
+            content_ids = self._totals.places("rolling", PLACES, round(then * 1e6))
+            self._computed = then, _numbered(content_ids)
+        return self._computed
+
+
+def _numbered(content_ids: list[str]) -> dict[str, int]:
+    return {content_id: place for place, content_id in enumerate(content_ids, 1)}
