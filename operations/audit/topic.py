@@ -1,0 +1,134 @@
+"""The committed records of the topic, partition by partition, as batches that `parse` takes."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as Place
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from operations.audit.problem import CouldNotLook
+from sources.kafka import TUNED
+from sources.kafka_brokers import QUIET
+from sources.kafka_records import Records, offset_of, records_of
+from sources.kafka_topics import AWAY, Topic, admin_client, describe
+from sources.positions import PartitionId, Span
+
+ANSWER_S: Final = 10.0
+SILENT_S_MAX: Final = 60.0  # a transaction that a dead process left open holds readers up for so long
+RECORDS_MAX: Final = 5_000
+
+
+class EventsTopic:
+    """Reads one topic; commits nothing, joins no group. Methods raise KafkaException and CouldNotLook."""
+
+    def __init__(self, kafka: Mapping[str, str], name: str) -> None:
+        self._kafka = dict(kafka)
+        self.admin: AdminClient = admin_client(kafka)
+        self.admin.list_topics(timeout=ANSWER_S)  # says at once that no broker answers
+        self.topic = _described(self.admin, name)
+
+    @property
+    def partitions(self) -> range:
+        return range(self.topic.partitions)
+
+    def begins(self) -> dict[int, int]:
+        """Partition -> the first offset that the broker still has."""
+        return self._offsets(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+    def ends(self) -> dict[int, int]:
+        """Partition -> the offset behind its last committed record or marker."""
+        return self._offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+    def starts(self, kafka_ms: int) -> dict[int, int]:
+        """Partition -> the first offset whose Kafka timestamp is not below `kafka_ms`; its end where there is none."""
+        ends = self.ends()
+        found = self._offsets(OffsetSpec.for_timestamp(max(0, kafka_ms)))
+        return {partition: at if at >= 0 else ends[partition] for partition, at in found.items()}
+
+    def positions(self, group: str) -> dict[int, int]:
+        """Partition -> the first offset that this group's sink still needs; 0 where it has no position."""
+        asked = [ConsumerGroupTopicPartitions(group)]
+        answer = self.admin.list_consumer_group_offsets(asked, request_timeout=ANSWER_S)[group].result(ANSWER_S)
+        found = {place.partition: place.offset for place in answer.topic_partitions if place.topic == self.topic.name}
+        return {partition: max(0, found.get(partition, 0)) for partition in self.partitions}
+
+    def first_ms(self, partition: int, begin: int) -> int:
+        """Kafka timestamp of the first record that the broker still has; 0 where there is none."""
+        end = self.ends()[partition]
+        for records in self.records(partition, begin, end):
+            if len(records.timestamps_ms):
+                return int(records.timestamps_ms[0])
+        return 0
+
+    def records(self, partition: int, start: int, end: int) -> Iterator[Records]:
+        """All records of [start, end) in offset order."""
+        if start >= end:
+            return
+        consumer = self._consumer()
+        where = PartitionId(self.topic.name, self.topic.topic_id, partition)
+        try:
+            consumer.assign([Place(self.topic.name, partition, start)])
+            offset, heard_at = start, time.monotonic()
+            while offset < end:
+                messages = consumer.consume(RECORDS_MAX, 0.05)
+                if not messages and time.monotonic() - heard_at > SILENT_S_MAX:
+                    raise CouldNotLook(
+                        f"Could not look into Kafka: partition {partition} of {self.topic.name} gave nothing behind "
+                        f"offset {offset} of {end} for {SILENT_S_MAX:.0f} s"
+                    )
+                if messages:
+                    heard_at = time.monotonic()
+                good = [message for message in messages if _is_record(message)]
+                # what is at the end of a partition may be a marker: that it is reached is told as an error
+                came_from = offset
+                offset = max([offset, *map(_next, messages[-1:]), *map(_next, good[-1:])])
+                wanted = good if offset <= end else [message for message in good if offset_of(message) < end]
+                if wanted:
+                    yield records_of(Span(where, "", came_from, offset), wanted)
+        finally:
+            consumer.close()
+
+    def _offsets(self, spec: OffsetSpec) -> dict[int, int]:
+        asked = {Place(self.topic.name, partition): spec for partition in self.partitions}
+        found = self.admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_S)
+        return {place.partition: int(answer.result(ANSWER_S).offset) for place, answer in found.items()}
+
+    def _consumer(self) -> Consumer:
+        properties: dict[str, Any] = {
+            **QUIET,
+            **TUNED,
+            "queued.max.messages.kbytes": 32_768,
+            **self._kafka,
+            "group.id": "unused",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+        }
+        return Consumer(properties)
+
+
+def _described(admin: AdminClient, name: str) -> Topic:
+    found = describe(admin, name)
+    if found is None:
+        raise CouldNotLook(f"Could not look into Kafka: it has no topic {name} (KAFKA_TOPIC_ENGAGEMENT_EVENTS)")
+    return found
+
+
+def _is_record(message: Message) -> bool:
+    error = message.error()
+    if error is None:
+        return True
+    if error.code() != KafkaError._PARTITION_EOF and error.code() not in AWAY:
+        raise KafkaException(error)
+    return False
+
+
+def _next(message: Message) -> int:
+    """The offset behind a message; of the news that the end is reached, that end; of other news nothing."""
+    error = message.error()
+    if error is None:
+        return offset_of(message) + 1
+    return offset_of(message) if error.code() == KafkaError._PARTITION_EOF else 0

@@ -1,0 +1,216 @@
+"""The audit names exactly what a test has lost, doubled or altered, and nothing that is well or on its way."""
+
+import json
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from tests.integration.operations.audit_place import CONTENT, AuditPlace, found
+
+
+@pytest.fixture
+def place(kafka, postgres, unique, tmp_path):
+    return AuditPlace(kafka, postgres, unique, tmp_path)
+
+
+@pytest.fixture
+def full(place):
+    """Twenty rows, everywhere."""
+    place.ids = place.insert(20)
+    place.capture(place.ids)
+    place.deliver()
+    return place
+
+
+def test_an_empty_installation_is_clean(place):
+    assert place.audit().clean
+
+
+def test_what_is_everywhere_once_is_clean_and_adds_up(full):
+    report = full.audit()
+    assert report.clean, found(report)
+    assert found(report) == {}
+    assert [(each.sink, each.records, each.delivered) for each in report.sums][:3] == [
+        ("kafka", 20, 20),
+        ("bigquery", 20, 20),
+        ("partner", 20, 20),
+    ]
+
+
+def test_lost_doubled_and_altered_events_are_named_in_each_system(full):
+    ids = [str(each) for each in full.ids]
+    rows = {row["event_id"]: row for row in full.bigquery.held}
+    full.bigquery.held.remove(rows[ids[0]])
+    full.bigquery.held.append(dict(rows[ids[1]]))
+    rows[ids[2]]["device"] = "tv"
+    bodies = {json.loads(body)["event_id"]: body for body in full.partner}
+    full.partner.remove(bodies[ids[3]])
+    full.partner.append(bodies[ids[4]])
+    full.partner.remove(bodies[ids[5]])
+    full.partner.append(bodies[ids[5]].replace(b"900000", b"900001"))
+    report = full.audit()
+    assert found(report) == {
+        ("bigquery", "missing"): [ids[0]],
+        ("bigquery", "doubled"): [ids[1]],
+        ("bigquery", "altered"): [ids[2]],
+        ("partner", "missing"): [ids[3]],
+        ("partner", "doubled"): [ids[4]],
+        ("partner", "altered"): [ids[5]],
+    }
+    assert not report.clean
+    assert all(
+        each.closed == (each.sink in ("kafka", "dead_letters")) or each.missing == each.surplus for each in report.sums
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("raw_payload", "{}"),
+        ("user_id", None),
+        ("duration_ms", 1),
+        ("engagement_percentage", 51.0),
+        ("engagement_seconds", None),
+        ("anomalies", ["over_length"]),
+        ("kafka_offset", 1234),
+        ("kafka_partition", 7),
+        ("event_type", "click"),
+    ],
+)
+def test_any_altered_column_of_bigquery_is_found(full, column, value):
+    full.bigquery.held[5][column] = value
+    assert found(full.audit()) == {("bigquery", "altered"): [full.bigquery.held[5]["event_id"]]}
+
+
+def test_an_altered_event_time_is_found(full):
+    full.bigquery.held[5]["event_ts"] += timedelta(microseconds=1)
+    assert found(full.audit()) == {("bigquery", "altered"): [full.bigquery.held[5]["event_id"]]}
+
+
+def test_a_content_that_changed_since_is_stale_and_no_error(full):
+    with psycopg.connect(full.postgres) as connection:
+        connection.execute("UPDATE content SET title = 'Another' WHERE id = %s", [CONTENT])
+    report = full.audit()
+    assert report.clean
+    assert len(found(report)["bigquery", "stale"]) == 20
+
+
+def test_rows_that_the_capture_lost_doubled_or_altered_are_named(place):
+    ids = place.insert(6)
+    place.capture([*ids[1:], ids[3]])
+    place.deliver()
+    with psycopg.connect(place.postgres) as connection:
+        connection.execute("UPDATE engagement_events SET device = 'x' WHERE id = %s", [ids[4]])
+    report = place.audit()
+    assert found(report) == {
+        ("kafka", "missing"): [str(ids[0])],
+        ("kafka", "doubled"): [str(ids[3])],
+        ("kafka", "altered"): [str(ids[4])],
+    }
+
+
+def test_a_record_without_row_between_the_rows_is_unexpected_and_others_are_from_elsewhere(place):
+    ids = place.insert(4)
+    place.capture(ids)
+    event = {"content_id": CONTENT, "event_type": "play", "event_ts": place.moment.isoformat()}
+    place.produce([(None, json.dumps({**event, **more}).encode()) for more in ({"id": 10**9}, {"id": "abc"}, {})])
+    place.deliver()
+    report = place.audit()
+    assert report.clean
+    assert found(report)["kafka", "from elsewhere"] == ["1000000000", "abc", f"kafka:{place.topic}-0-4"]
+    with psycopg.connect(place.postgres) as connection:
+        connection.execute("DELETE FROM engagement_events WHERE id = %s", [ids[1]])
+    assert found(place.audit())["kafka", "unexpected"] == [str(ids[1])]
+
+
+def test_poison_has_one_dead_letter(place):
+    good = place.insert(3)
+    bad = place.insert(2, device="x" * 100) + place.insert(1, event_ts=place.moment + timedelta(days=3650))
+    place.capture(good + bad)
+    place.produce([(None, b"hello")])
+    place.deliver()
+    report = place.audit()
+    assert report.clean, found(report)
+    sums = {each.sink: each for each in report.sums}
+    assert (sums["bigquery"].records, sums["bigquery"].delivered, sums["bigquery"].rejected) == (7, 3, 4)
+    assert sums["dead_letters"].records == 4
+
+
+def test_a_rejected_record_without_letter_or_with_two_is_named(place):
+    place.capture(place.insert(4, device="x" * 100))
+    place.deliver(letters=False)
+    value = b"another"
+    place.letter(0, 0, value, "parse")
+    place.letter(0, 1, value, "parse")
+    place.letter(0, 1, value, "parse")
+    report = place.audit()
+    assert found(report) == {
+        ("dead_letters", "missing"): ["1/0", "1/1"],
+        ("dead_letters", "doubled"): ["0/1"],
+        ("dead_letters", "altered"): ["0/0", "0/1", "0/1"],
+    }
+
+
+def test_a_refused_event_is_accounted_for_in_that_sink_alone(full):
+    row = full.bigquery.held.pop()
+    where = int(row["kafka_partition"]), int(row["kafka_offset"])
+    full.letter(*where, b"", "bigquery", row["event_id"])
+    report = full.audit()
+    assert report.clean, found(report)
+    sums = {each.sink: each for each in report.sums}
+    assert (sums["bigquery"].refused, sums["partner"].refused) == (1, 0)
+    full.bigquery.held.append(row)
+    assert found(full.audit()) == {("bigquery", "there, but not to be"): [row["event_id"]]}
+
+
+def test_what_lies_behind_a_position_is_not_yet_due(full):
+    full.capture(more := full.insert(5))
+    report = full.audit()
+    assert report.clean, found(report)
+    assert [each.not_due for each in report.sums] == [0, 5, 5, 0]
+    full.settle()
+    assert found(full.audit())["bigquery", "missing"] == [str(each) for each in more]
+
+
+def test_rows_that_the_capture_has_not_reached_are_not_yet_due(full):
+    with psycopg.connect(full.postgres, autocommit=True) as connection:
+        connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [full.group])
+    full.insert(3)
+    report = full.audit()
+    assert report.clean, found(report)
+    assert report.sums[0].not_due == 3
+    assert "bytes of log behind" in report.notes[0]
+
+
+def test_only_the_range_is_judged(full):
+    old = full.insert(3, event_ts=full.moment - timedelta(hours=5))
+    full.capture(old)
+    full.settle()
+    report = full.audit(begin=full.moment - timedelta(minutes=5), end=full.moment + timedelta(minutes=5))
+    assert report.clean, found(report)
+    assert [each.records for each in report.sums] == [20, 20, 20, 0]
+    assert found(full.audit(begin=full.moment - timedelta(hours=6)))["bigquery", "missing"] == list(map(str, old))
+
+
+def test_a_replayed_event_is_expected_at_its_own_sink_alone(full):
+    row = full.bigquery.held.pop()
+    full.letter(int(row["kafka_partition"]), int(row["kafka_offset"]), b"", "bigquery", row["event_id"])
+    full.capture([int(row["event_id"])], **{"for": "bigquery", "event_id": row["event_id"], "kafka_timestamp": "1"})
+    report = full.audit()
+    assert report.clean, found(report)
+    full.settle()
+    assert found(full.audit()) == {("bigquery", "missing"): [row["event_id"]]}
+
+
+def test_ids_alone_show_what_is_missing_and_doubled(full):
+    ids = [str(each) for each in full.ids]
+    full.partner = [each.encode() for each in [*ids[1:], ids[2]]]
+    assert found(full.audit()) == {("partner", "missing"): [ids[0]], ("partner", "doubled"): [ids[2]]}
+
+
+def test_without_the_partners_ids_its_position_is_believed(full):
+    full.partner.clear()
+    report = full.audit(partner_ids=None)
+    assert report.clean
+    assert "--partner-ids" in report.notes[-1]
