@@ -130,6 +130,16 @@ def take(message: Message, found: dict[str, bytes]) -> int:
 
 def written_end(admin: AdminClient, topic: str, partition: int) -> int:
     """The end of what is written, open transactions included."""
-    asked = {TopicPartition(topic, partition): OffsetSpec.latest()}  # type: ignore[no-untyped-call]
-    answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=ANSWER_SECONDS)
+    return _offset(admin, TopicPartition(topic, partition), OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+
+def first_left(admin: AdminClient, topic: str, partition: int) -> int:
+    """The first offset that retention has left."""
+    return _offset(admin, TopicPartition(topic, partition), OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+
+def _offset(admin: AdminClient, at: TopicPartition, which: OffsetSpec) -> int:
+    answers = admin.list_offsets(
+        {at: which}, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=ANSWER_SECONDS
+    )
     return int(next(iter(answers.values())).result(ANSWER_SECONDS).offset)

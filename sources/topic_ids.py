@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from sources.id_set import IdSet
-from sources.kafka_topics import ANSWER_SECONDS, admin_client, ask, describe, say
-from sources.position_records import position_consumer, written_end
+from sources.kafka_topics import admin_client, ask, describe, is_away, say
+from sources.position_records import first_left, position_consumer, written_end
 
 log = structlog.get_logger()
 
@@ -66,17 +66,16 @@ def read_ids(kafka: Mapping[str, str], topic: str, column: str, waiting: Callabl
     read = 0
     try:
         for partition in range(about.partitions if about else 0):
-            at = TopicPartition(topic, partition)
-            low, end = ask(
-                f"find the ends of {topic}-{partition}",
-                lambda at=at: _ends(admin, consumer, at),  # type: ignore[misc]
-                waiting,
-            )
+            at = (topic, partition)
+            # A transaction that somebody else left open ends below the end, and is waited for: what is committed
+            # behind it counts too.
+            low = ask(f"find the beginning of {topic}-{partition}", partial(first_left, admin, *at), waiting)
+            end = ask(f"find the end of {topic}-{partition}", partial(written_end, admin, *at), waiting)
             if low > 0:
                 cut.add(partition)
             if low < end:
                 stretches[partition] = []
-            for messages in _messages(consumer, at, low, end, waiting):
+            for messages in _messages(consumer, *at, low, end, waiting):
                 stretches[partition] += _take(messages, decode, found.ids)
                 if (read + len(messages)) // SAID_EVERY_RECORDS > read // SAID_EVERY_RECORDS:
                     log.info("reading_ids", topic=topic, partition=partition, records=read + len(messages))
@@ -89,18 +88,11 @@ def read_ids(kafka: Mapping[str, str], topic: str, column: str, waiting: Callabl
     return found
 
 
-def _ends(admin: AdminClient, consumer: Consumer, at: TopicPartition) -> tuple[int, int]:
-    """The first offset that is left, and the end of what is written. A transaction that somebody else left open ends
-    before that: what is committed behind it counts too, so it is waited for."""
-    low, _ = consumer.get_watermark_offsets(at, timeout=ANSWER_SECONDS)
-    return low, written_end(admin, at.topic, at.partition)
-
-
 def _messages(
-    consumer: Consumer, at: TopicPartition, low: int, end: int, waiting: Callable[[str], None]
+    consumer: Consumer, topic: str, partition: int, low: int, end: int, waiting: Callable[[str], None]
 ) -> Iterator[list[Message]]:
     """The committed records of one partition from `low` to `end`, some at a time."""
-    consumer.assign([TopicPartition(at.topic, at.partition, low)])
+    consumer.assign([TopicPartition(topic, partition, low)])
     reached = low
     while reached < end:
         records = []
@@ -108,14 +100,16 @@ def _messages(
             error = message.error()
             if error is None:
                 records.append(message)
-            elif error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            elif error.code() != KafkaError._PARTITION_EOF and not (
+                error.retriable() or is_away(KafkaException(error))
+            ):
                 raise KafkaException(error)
         if records:
             yield records
         # Behind markers and aborted records too, which no message stands for.
-        position = consumer.position([TopicPartition(at.topic, at.partition)])[0].offset
+        position = consumer.position([TopicPartition(topic, partition)])[0].offset
         if position <= reached:
-            waiting(f"read {at.topic}-{at.partition} to its end (offset {reached} of {end})")
+            waiting(f"read {topic}-{partition} to its end (offset {reached} of {end})")
         reached = max(reached, position)
 
 
