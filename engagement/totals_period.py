@@ -2,7 +2,11 @@
 
 import numpy as np
 
-from engagement.totals import EVENTS, WIDTH, Ints
+from engagement.totals import EVENTS, SCORE, WIDTH, Ints
+
+# A board is decided by the first so many contents of each bucket: sinks list no more.
+LISTED_MAX = 1000
+FLOOR_EVERY = 50  # additions
 
 
 class Period:
@@ -12,7 +16,7 @@ class Period:
     events   all of them together
     """
 
-    __slots__ = ("_encoded", "events", "lines", "rows", "slot_of", "totals")
+    __slots__ = ("_encoded", "_floor", "_floor_due", "events", "lines", "rows", "slot_of", "totals")
 
     def __init__(self, capacity: int = 16) -> None:
         self.slot_of = np.full(capacity, -1, dtype=np.int32)
@@ -21,6 +25,8 @@ class Period:
         self.lines = 0
         self.events = 0
         self._encoded: tuple[bytes, bytes] | None = None
+        self._floor = 0
+        self._floor_due = 0
 
     def add(self, rows: Ints, sums: Ints) -> None:
         """Add one line per content row; rows are unique."""
@@ -36,6 +42,26 @@ class Period:
     def values(self, rows: Ints) -> Ints:
         """The absolute totals of these content rows: int64 [n, 9]."""
         return self.totals[self.slot_of[rows]]
+
+    def events_of(self, rows: Ints) -> Ints:
+        """Events of these content rows, 0 for those without a line: int64 [n]."""
+        slots = np.full(len(rows), -1, dtype=np.int64)
+        inside = rows < len(self.slot_of)
+        slots[inside] = self.slot_of[rows[inside]]
+        return np.where(slots < 0, 0, self.totals[slots, EVENTS])
+
+    def floor(self) -> int:
+        """A score that each of the first LISTED_MAX has at least; call it after an `add`.
+
+        The LISTED_MAX-th score some additions ago: scores only grow, so an old floor is merely low. With it three
+        quarters of the contents of a busy bucket need not be ranked by the destination.
+        """
+        self._floor_due -= 1
+        if self._floor_due < 0 and self.lines > LISTED_MAX:
+            scores = self.totals[: self.lines, SCORE]
+            self._floor = int(np.partition(scores, self.lines - LISTED_MAX)[self.lines - LISTED_MAX])
+            self._floor_due = FLOOR_EVERY
+        return self._floor
 
     def _reach(self, size: int) -> None:
         if size > len(self.slot_of):

@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from engagement.totals import EVENTS, MINUTE_US, NEVER, SCORE, WIDTH, Ints, PartialTotals, Sums
+from engagement.totals_additions import Additions
 from engagement.totals_period import Period
 from engagement.totals_update import Kind, PeriodUpdate, Stored, Update
 
@@ -46,8 +48,7 @@ class _Touched:
 
     periods: dict[tuple[Kind, int], list[Ints]] = field(default_factory=dict)
     late: set[int] = field(default_factory=set)  # windows
-    users: dict[tuple[Kind, int, str], list[str]] = field(default_factory=dict)
-    recent: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
+    additions: Additions = field(default_factory=Additions)
     contents: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -79,12 +80,6 @@ class PartitionTotals:
         update = Update(
             span=replace(last, offset_from=first.offset_from),
             periods=self._period_updates(touched),
-            users=[
-                (kind, self._start_s(kind, number), content_id, users)
-                for (kind, number, content_id), users in touched.users.items()
-                if self._readable(kind, number)
-            ],
-            recent=touched.recent,
             contents=list(touched.contents.items()),
             watermark_us=self.watermark_us,
             newest_ms=self.newest_ms,
@@ -92,6 +87,7 @@ class PartitionTotals:
             events=sum(partial.events for partial in partials),
             late=self.counters["late"] - late_before,
         )
+        touched.additions.into(update, self._ids, self._window_minutes, self._counted, self._readable)
         self._evict()
         return update
 
@@ -100,8 +96,6 @@ class PartitionTotals:
         return Update(
             span=replace(span, offset_from=self.offset_next, offset_next=self.offset_next),
             periods=[],
-            users=[],
-            recent={},
             contents=[],
             watermark_us=self.watermark_us,
             newest_ms=self.newest_ms,
@@ -175,9 +169,8 @@ class PartitionTotals:
 
     def _add(self, partial: PartialTotals, touched: _Touched) -> None:
         rows = self._rows(partial.content_ids)
-        ids = partial.content_ids
         late = dict(partial.late)
-        open_minutes = self._merge("minute", partial.minutes, rows, touched)
+        self._merge("minute", partial.minutes, rows, touched)
         open_windows = self._merge("window", partial.windows, rows, touched)
         windows = partial.windows
         for number, events in zip(
@@ -192,22 +185,10 @@ class PartitionTotals:
             self.counters["late"] += events
             self._count(number, late=events)
             touched.late.add(number)
-        minutes = zip(
-            partial.minutes.periods.tolist(), partial.minutes.contents.tolist(), open_minutes.tolist(), strict=True
-        )
-        for (minute, content, is_open), users in zip(minutes, partial.minute_users, strict=True):
-            if not users:
-                continue
-            if is_open:
-                touched.users.setdefault(("minute", minute, ids[content]), []).extend(users)
-            elif self._open("window", minute // self._window_minutes):
-                # Too late for the minute, in time for its window: counted there alone.
-                touched.users.setdefault(("window", minute // self._window_minutes, ids[content]), []).extend(users)
-        for window, content, users in partial.late_users:
-            if self._open("window", window):
-                touched.users.setdefault(("window", window, ids[content]), []).extend(users)
-        for content, event_ts_us, entry in partial.recent:
-            touched.recent.setdefault(ids[content], []).append((event_ts_us, entry))
+        self._add_users(partial, rows, touched.additions)
+        recent = partial.recent
+        touched.additions.recent.append((recent.minutes, rows[recent.contents], recent.event_ts_us))
+        touched.additions.entries += recent.entries
         touched.contents.update(partial.contents)
         for name in ("events", "rejected", "skipped"):
             self.counters[name] += getattr(partial, name)
@@ -215,13 +196,32 @@ class PartitionTotals:
         self.newest_ms = max(self.newest_ms, partial.newest_ms)
         self.offset_next = partial.span.offset_next
 
+    def _add_users(self, partial: PartialTotals, rows: Ints, additions: Additions) -> None:
+        """Of an event late for its minute, but in time for its window, the user is counted in the window alone."""
+        users, late = partial.minute_users, partial.late_users
+        in_time = self._in_time("minute", users.periods)
+        if in_time.any():
+            additions.minute_users.append((users.periods[in_time], rows[users.contents[in_time]], users.users[in_time]))
+        for windows, contents, numbers in (
+            (users.periods[~in_time] // self._window_minutes, users.contents[~in_time], users.users[~in_time]),
+            (late.periods, late.contents, late.users),
+        ):
+            in_time = self._in_time("window", windows)
+            if in_time.any():
+                additions.window_users.append((windows[in_time], rows[contents[in_time]], numbers[in_time]))
+
+    def _counted(self, minute: int, rows: Ints) -> Ints:
+        """Events of these content rows in a minute that is open; 0 where none is counted, or the minute is closed."""
+        period = self._periods.get(("minute", minute))
+        return np.zeros(len(rows), dtype=np.int64) if period is None else period.events_of(rows)
+
     def _count(self, window: int, *, events: int = 0, late: int = 0) -> None:
         before = self._windows.get(window, (0, 0))
         self._windows[window] = (before[0] + events, before[1] + late)
 
     def _merge(self, kind: Kind, partial: Sums, rows: Ints, touched: _Touched) -> Any:
         """Add the sums of the periods still open; which of the partial's rows those were: bool [n]."""
-        open_rows = (partial.periods + 1) * self._length_us(kind) + self._lateness_us > self.watermark_us
+        open_rows = self._in_time(kind, partial.periods)
         for number in np.unique(partial.periods[open_rows]).tolist():
             chosen = np.flatnonzero((partial.periods == number) & open_rows)
             content_rows = rows[partial.contents[chosen]]
@@ -237,12 +237,15 @@ class PartitionTotals:
             period = self._periods[key]
             rows = np.unique(np.concatenate(changed)) if len(changed) > 1 else changed[0]
             values = period.values(rows)
+            scores = values[:, SCORE]
+            high = np.flatnonzero(scores >= period.floor())
+            best = zip(scores[high].tolist(), rows[high].tolist(), strict=True)
             updates[key] = PeriodUpdate(
                 kind=key[0],
                 start_s=self._start_s(*key),
                 members=[self._ids[row] for row in rows.tolist()],
                 values=values.astype("<i8", copy=False).tobytes(),
-                scores=values[:, SCORE].tolist(),
+                listed=[(score, self._ids[row]) for score, row in best],
                 events=period.events,
                 late=0,
             )
@@ -304,6 +307,11 @@ class PartitionTotals:
 
     def _open(self, kind: Kind, number: int) -> bool:
         return (number + 1) * self._length_us(kind) + self._lateness_us > self.watermark_us
+
+    def _in_time(self, kind: Kind, numbers: Ints) -> npt.NDArray[np.bool_]:
+        """Which of these periods are open."""
+        in_time: npt.NDArray[np.bool_] = (numbers + 1) * self._length_us(kind) + self._lateness_us > self.watermark_us
+        return in_time
 
     def _readable(self, kind: Kind, number: int) -> bool:
         return (number + 1) * self._length_us(kind) >= (self.newest_ms - READABLE_MS) * 1000

@@ -1,7 +1,7 @@
 """What the totals give to their destination, and what they take back from it at a start."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Kind = Literal["minute", "window"]
@@ -12,7 +12,7 @@ class PeriodUpdate:
     """What changed in a minute or window.
 
     values  n rows of nine little-endian int64 (MEASURES), joined
-    scores  thousandths of a point, aligned
+    listed  those of the members that may be among its first LISTED_MAX, with their scores in thousandths of a point
     events  of all contents in it so far
     late    events too late for this window so far; a minute has none
     """
@@ -21,31 +21,43 @@ class PeriodUpdate:
     start_s: int
     members: list[str]  # content ids
     values: bytes
-    scores: list[int]
+    listed: list[tuple[int, str]]
     events: int
     late: int
+
+
+@dataclass(slots=True)
+class Addition:
+    """What is added to that which is stored of a minute: values, one per member, behind those that are there."""
+
+    what: Literal["users", "recent"]
+    start_s: int
+    members: list[str]  # content ids
+    values: list[bytes]
 
 
 @dataclass(slots=True)
 class Update:
     """Everything a batch changes for readers: absolute values after `span.offset_next`, users and recent events to add.
 
-    users    (kind, start_s, content_id, user ids); kind window: only those of events late for their minute
-    recent   content_id -> [(event_ts_us, entry)]
-    contents (content_id, JSON) to show from now on
-    counters numbers of the partition so far: events, late, rejected, skipped
+    added           for contents with few events in a minute: joined user numbers (4 bytes each), joined recent events
+    crowded_users   (kind, start_s, content_id, user numbers): for the others, and for events late for their minute
+    crowded_recent  (start_s, content_id, [(event_ts_us, event)]): for the others, and in minutes that are closed
+    contents        (content_id, JSON) to show from now on
+    counters        numbers of the partition so far: events, late, rejected, skipped
     """
 
     span: Any
     periods: list[PeriodUpdate]
-    users: list[tuple[Kind, int, str, list[str]]]
-    recent: dict[str, list[tuple[int, bytes]]]
     contents: list[tuple[str, bytes]]
     watermark_us: int
     newest_ms: int
     counters: dict[str, int]
     events: int  # of this update
     late: int  # of this update
+    added: list[Addition] = field(default_factory=list)
+    crowded_users: list[tuple[Kind, int, str, list[bytes]]] = field(default_factory=list)
+    crowded_recent: list[tuple[int, str, list[tuple[int, bytes]]]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.events

@@ -14,7 +14,7 @@ import metrics
 from sinks.batches import SharedSink
 from sinks.redis_client import SINK, Waiting
 from sinks.redis_layout import CONTENTS_TTL_S, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
-from sinks.redis_write import Update, Write, joined, script_commands
+from sinks.redis_write import Update, Write, joined, script
 from sinks.repetition import give_up, never
 from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
 
@@ -156,10 +156,10 @@ class RedisSink(SharedSink):
     def _script(self, write: Write) -> tuple[list[str], list[Any]]:
         span = write.span
         acknowledged = self._acknowledged.get((span.partition, span.owner))
-        keys, commands = script_commands(write.updates, write.contents, self.layout(span.partition.topic), span)
+        made = script(write.updates, write.contents, self.layout(span.partition.topic), span)
         known = "" if acknowledged is None else acknowledged
         head = [span.owner, span.offset_from, span.offset_next, known, CONTENTS_TTL_S]
-        return keys, head + commands
+        return made.keys, head + made.arguments
 
     def _settle(self, write: Write, outcome: str, stored: int) -> None:
         span = write.span

@@ -7,8 +7,11 @@ Every key of a Kafka partition carries the hash tag {group/topic/partition}: one
     {tag}:minute:START                 hash   member (content id) -> nine little-endian int64; window<LENGTH> likewise,
                                               its field '' -> two: its events, those too late for it
     {tag}:minute:START:scores          zset   member by score, the first 1000; window<LENGTH> likewise
-    {tag}:minute:START:users:MEMBER    HyperLogLog of the users; of window<LENGTH> only those late for their minute
-    {tag}:recent:MEMBER                zset   offset (20 digits) and the event as JSON, by event time, the newest 50
+    {tag}:minute:START:users           hash   member -> the numbers of its users in that minute, 4 bytes each, joined
+    {tag}:minute:START:users:MEMBER    HyperLogLog of such numbers, where the minute is crowded; of window<LENGTH> those
+                                              late for their minute. Users of a member: what is in either
+    {tag}:minute:START:recent          hash   member -> its events in that minute (engagement/recent.py), joined
+    {tag}:minute:START:recent:MEMBER   zset   such events by event time, the newest 50, where the minute is crowded
     {group/topic}:partitions           set    the Kafka partitions that are written; renewed hourly
 
 START is in seconds since 1970, LENGTH in minutes. All keys but position expire.
@@ -19,7 +22,6 @@ from struct import Struct
 
 SCORES_MAX = 1000
 RECENT_MAX = 50
-RECENT_TTL_S = 3600
 CONTENTS_TTL_S = 7 * 86_400  # without a writer for a week, titles are forgotten; a start tells them all again
 # Of a bucket as a whole: its events, and those too late for it. No member has an empty name.
 SUMMARY_FIELD = b""
@@ -69,8 +71,19 @@ class PartitionKeys:
     def scores(self, kind: str, start_s: int) -> str:
         return f"{self.totals(kind, start_s)}:scores"
 
-    def users(self, kind: str, start_s: int, member: str) -> str:
+    @property
+    def scratch(self) -> str:
+        """Exists within a reader's script only."""
+        return f"{self.tag}:scratch"
+
+    def users(self, start_s: int) -> str:
+        return f"{self.totals('minute', start_s)}:users"
+
+    def crowded_users(self, kind: str, start_s: int, member: str) -> str:
         return f"{self.totals(kind, start_s)}:users:{member}"
 
-    def recent(self, member: str) -> str:
-        return f"{self.tag}:recent:{member}"
+    def recent(self, start_s: int) -> str:
+        return f"{self.totals('minute', start_s)}:recent"
+
+    def crowded_recent(self, start_s: int, member: str) -> str:
+        return f"{self.totals('minute', start_s)}:recent:{member}"

@@ -4,7 +4,8 @@
 -- ARGV  token of the writer; offsets from, to; last offset it saw acknowledged, or ''; TTL of contents in seconds
 --       n, then n arguments of HSET contents
 --       n, then n arguments of HSET position
---       then repeated: command, number of the key, TTL in seconds, highest ranks to keep (0: all), n, n arguments
+--       then repeated: command, number of the key, TTL in seconds, highest ranks to keep (0: all), n, n arguments;
+--       `append` puts values behind what the fields of a hash hold, its arguments are those of HSET
 -- Answers {outcome, next}: written, landed (already there), lost (Redis forgot writes), fenced, gap.
 
 local position = redis.call('HMGET', KEYS[1], 'owner', 'next')
@@ -28,6 +29,23 @@ local function write(command, key)  -- unpack has a limit: 4000 arguments at a t
   i = last + 1
 end
 
+local function append(key)
+  local first, last = i + 1, i + tonumber(ARGV[i])
+  for a = first, last, 4000 do
+    local fields = {}
+    for field = a, math.min(a + 3999, last), 2 do
+      fields[#fields + 1] = ARGV[field]
+    end
+    for place, held in ipairs(redis.call('HMGET', key, unpack(fields))) do
+      if held then
+        local value = a + 2 * place - 1
+        ARGV[value] = held .. ARGV[value]
+      end
+    end
+  end
+  write('HSET', key)
+end
+
 write('HSET', KEYS[2])
 if stored and (stored > to or (stored == to and from < to)) then
   return {'landed', stored}
@@ -39,7 +57,11 @@ write('HSET', KEYS[1])
 while ARGV[i] do
   local command, key, ttl, keep = ARGV[i], KEYS[tonumber(ARGV[i + 1])], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   i = i + 4
-  write(command, key)
+  if command == 'append' then
+    append(key)
+  else
+    write(command, key)
+  end
   if keep > 0 then
     redis.call('ZREMRANGEBYRANK', key, 0, -keep - 1)
   end

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
-from sinks.redis_layout import RECENT_MAX, RECENT_TTL_S, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group
+from sinks.redis_layout import RECENT_MAX, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 from sources.positions import PartitionId, Span
 
 # Updates of a partition are joined up to this many events per script, so that no call keeps Redis busy for long.
@@ -13,7 +14,7 @@ ROW_BYTES = 72
 
 
 class PeriodUpdate(Protocol):
-    """Rows of one minute or window: `values` are rows of 72 bytes, aligned with members and scores."""
+    """Rows of one minute or window: `values` are rows of 72 bytes, aligned with members; (score, member) to list."""
 
     @property
     def kind(self) -> str: ...
@@ -24,24 +25,39 @@ class PeriodUpdate(Protocol):
     @property
     def values(self) -> bytes: ...
     @property
-    def scores(self) -> list[int]: ...
+    def listed(self) -> list[tuple[int, str]]: ...
     @property
     def events(self) -> int: ...
     @property
     def late(self) -> int: ...
 
 
+class Addition(Protocol):
+    """Values, aligned with members, to be put behind what is stored of each in that minute."""
+
+    @property
+    def what(self) -> str: ...
+    @property
+    def start_s(self) -> int: ...
+    @property
+    def members(self) -> list[str]: ...
+    @property
+    def values(self) -> list[bytes]: ...
+
+
 class Update(Protocol):
-    """What this sink writes: the absolute values after `span`, users and recent entries to add, contents to show."""
+    """What this sink writes: the absolute values after `span`, users and recent events to add, contents to show."""
 
     @property
     def span(self) -> Span: ...
     @property
     def periods(self) -> Sequence[PeriodUpdate]: ...
     @property
-    def users(self) -> Sequence[tuple[Any, int, str, list[str]]]: ...
+    def added(self) -> Sequence[Addition]: ...
     @property
-    def recent(self) -> dict[str, list[tuple[int, bytes]]]: ...
+    def crowded_users(self) -> Sequence[tuple[Any, int, str, list[bytes]]]: ...
+    @property
+    def crowded_recent(self) -> Sequence[tuple[int, str, list[tuple[int, bytes]]]]: ...
     @property
     def contents(self) -> list[tuple[str, bytes]]: ...
     @property
@@ -90,42 +106,45 @@ def joined(updates: Iterable[Update], acknowledged: dict[tuple[PartitionId, str]
     return writes
 
 
-def script_commands(
-    updates: Sequence[Update], contents: dict[str, bytes], layout: Group, span: Span
-) -> tuple[list[str], list[Any]]:
-    """Keys and arguments of redis_write.lua behind its first four; of a row that changed twice the newest counts."""
-    keys = layout.partition(span.partition.partition)
-    names = [keys.position, keys.contents]
-    arguments: list[Any] = [2 * len(contents)]
-    for member, fields_json in contents.items():
-        arguments += (member, fields_json)
+@dataclass(slots=True)
+class Script:
+    """Keys and arguments of redis_write.lua behind its first five."""
+
+    keys: list[str]
+    arguments: list[Any]
+
+    def command(self, name: str, key: str, ttl_s: int, arguments: Sequence[Any], keep: int = 0) -> None:
+        """One command; keep: how many members stay in the sorted set, 0 for all."""
+        if arguments:
+            self.keys.append(key)
+            self.arguments += (name, len(self.keys), ttl_s, keep, len(arguments))
+            self.arguments += arguments
+
+
+def script(updates: Sequence[Update], contents: dict[str, bytes], layout: Group, span: Span) -> Script:
+    """What the script is to write; of a row that changed twice the newest counts."""
+    keys, ttl_s = layout.partition(span.partition.partition), layout.ttl_s
     fields = _position_fields(updates, span)
-    arguments.append(2 * len(fields))
-    for pair in fields.items():
-        arguments += pair
-
-    def command(name: str, key: str, ttl_s: int, keep: int, values: list[Any]) -> None:
-        names.append(key)
-        arguments.extend((name, len(names), ttl_s, keep, len(values), *values))
-
-    for (kind, start_s), (rows, scores) in _rows(updates).items():
-        command("HSET", keys.totals(kind, start_s), layout.ttl_s, 0, rows)
-        if scores:
-            command("ZADD", keys.scores(kind, start_s), layout.ttl_s, SCORES_MAX, scores)
-    users: dict[tuple[str, int, str], list[str]] = {}
-    recent: dict[str, list[Any]] = {}
+    told = [2 * len(contents), *_flat(contents.items()), 2 * len(fields), *_flat(fields.items())]
+    made = Script([keys.position, keys.contents], told)
+    for (kind, start_s), (rows, listed) in _rows(updates).items():
+        made.command("HSET", keys.totals(kind, start_s), ttl_s, _flat(rows.items()))
+        made.command(
+            "ZADD", keys.scores(kind, start_s), ttl_s, _flat((score, m) for m, score in listed.items()), SCORES_MAX
+        )
     for update in updates:
-        for kind, start_s, member, found in update.users:
-            users.setdefault((kind, start_s, member), []).extend(found)
-        for member, entries in update.recent.items():
-            into = recent.setdefault(member, [])
-            for score, entry in entries:
-                into += (score, entry)
-    for (kind, start_s, member), found in users.items():
-        command("PFADD", keys.users(kind, start_s, member), layout.ttl_s, 0, found)
-    for member, values in recent.items():
-        command("ZADD", keys.recent(member), RECENT_TTL_S, RECENT_MAX, values)
-    return names, arguments
+        for added in update.added:
+            pairs = _flat(zip(added.members, added.values, strict=True))
+            made.command("append", _added_to(keys, added), ttl_s, pairs)
+        for kind, start_s, member, users in update.crowded_users:
+            made.command("PFADD", keys.crowded_users(kind, start_s, member), ttl_s, users)
+        for start_s, member, events in update.crowded_recent:
+            made.command("ZADD", keys.crowded_recent(start_s, member), ttl_s, _flat(events), RECENT_MAX)
+    return made
+
+
+def _added_to(keys: PartitionKeys, added: Addition) -> str:
+    return keys.users(added.start_s) if added.what == "users" else keys.recent(added.start_s)
 
 
 def _position_fields(updates: Sequence[Update], span: Span) -> dict[str, Any]:
@@ -137,21 +156,19 @@ def _position_fields(updates: Sequence[Update], span: Span) -> dict[str, Any]:
     return fields
 
 
-def _rows(updates: Sequence[Update]) -> dict[tuple[str, int], tuple[list[Any], list[Any]]]:
-    """By (kind, start_s): arguments of HSET and of ZADD."""
+def _rows(updates: Sequence[Update]) -> dict[tuple[str, int], tuple[dict[Any, bytes], dict[str, int]]]:
+    """By (kind, start_s): field -> value of the hash, member -> score to list."""
     newest: dict[tuple[str, int], tuple[dict[Any, bytes], dict[str, int]]] = {}
     for update in updates:
         for period in update.periods:
-            rows, scores = newest.setdefault((period.kind, period.start_s), ({}, {}))
+            rows, listed = newest.setdefault((period.kind, period.start_s), ({}, {}))
             values = period.values
-            for i, member in enumerate(period.members):
-                rows[member] = values[i * ROW_BYTES : (i + 1) * ROW_BYTES]
-            scores.update(zip(period.members, period.scores, strict=True))
+            cut = [values[place : place + ROW_BYTES] for place in range(0, len(values), ROW_BYTES)]
+            rows.update(zip(period.members, cut, strict=True))
             rows[SUMMARY_FIELD] = SUMMARY.pack(period.events, period.late)
-    return {
-        key: (
-            [argument for row in rows.items() for argument in row],
-            [argument for member, score in scores.items() for argument in (score, member)],
-        )
-        for key, (rows, scores) in newest.items()
-    }
+            listed.update((member, score) for score, member in period.listed)
+    return newest
+
+
+def _flat(pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
+    return list(chain.from_iterable(pairs))

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import redis
 
+from engagement.recent import decoded
 from engagement.totals import PartialTotals, partial_totals
 from engagement.totals_state import stored_periods
 from engagement.totals_step import TotalsStep
@@ -55,12 +57,23 @@ class Process:
 
 
 def everything(url: str, group: str) -> dict[str, Any]:
-    """All keys of a group but the token of the owner; of a HyperLogLog its count, since its bytes depend on order."""
+    """All keys of a group but the token of the owner. Users and recent events by what they say: where they lie, and in
+    which order, depends on how the batches were cut."""
     client = redis.Redis.from_url(url)
     found: dict[str, Any] = {}
     for key in client.scan_iter(match=f"{{{group}/*"):
         name, kind = key.decode(), client.type(key)
-        if kind == b"hash":
+        stem, _, what = name.rpartition(":")
+        if what == "users":
+            for field, value in client.hgetall(key).items():
+                found[f"{name}:{field.decode()}"] = len(set(np.frombuffer(value, "<u4").tolist()))
+        elif what == "recent":
+            for field, value in client.hgetall(key).items():
+                found.setdefault(f"{name}:{field.decode()}", set()).update(decoded(value))
+        elif stem.endswith(":recent"):
+            for entry in client.zrange(key, 0, -1):
+                found.setdefault(name, set()).update(decoded(entry))
+        elif kind == b"hash":
             found[name] = {field: value for field, value in client.hgetall(key).items() if field != b"owner"}
         elif kind == b"zset":
             found[name] = client.zrange(key, 0, -1, withscores=True)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engagement.recent import decoded
 from engagement.totals import PartialTotals, partial_totals
 from engagement.totals_state import COMPACT_FROM, PartitionTotals, stored_periods
 from tests.unit.engagement.totals_batches import (
@@ -18,6 +19,7 @@ from tests.unit.engagement.totals_batches import (
     Store,
     batch,
     count,
+    user_number,
 )
 
 OPTIONS = {"window_minutes": 10, "lateness_seconds": 600}
@@ -76,9 +78,10 @@ def readable(store: Store) -> Store:
     since_us = (store.newest_ms - 3_600_000) * 1000
     store.recent = {
         content: fresh
-        for content, entries in store.recent.items()
-        if (fresh := {entry for entry in entries if entry[0] > since_us})
+        for content, events in store.recent.items()
+        if (fresh := {place: event for place, event in events.items() if place[0] > since_us})
     }
+    store.listed = {key: score for key, score in store.listed.items() if kept(key[0], key[1])}
     return store
 
 
@@ -157,7 +160,7 @@ def test_users_of_an_event_late_for_its_minute_alone_count_in_its_window() -> No
     ahead = MINUTE + 600 * SECOND
     for cuts in ([], [1]):
         store = totals_of([Record(ahead, ahead, IDS[1]), Record(0, ahead, user="ann")], cuts)
-        assert store.users == {("window", NOON_MS // 1000, IDS[0]): {"ann"}}
+        assert store.users == {("window", NOON_MS // 1000, IDS[0]): {user_number("ann")}}
 
 
 def test_an_event_from_the_future_does_not_drag_the_watermark() -> None:
@@ -176,14 +179,16 @@ def test_buckets_that_nobody_can_read_are_not_written() -> None:
     old = [Record(-3 * 24 * 60 * MINUTE + i, 0) for i in range(3)]
     update = state.add([partial_totals(batch(old), **OPTIONS)])
     assert not update.periods
-    assert not update.recent
+    assert not update.added
+    assert not update.crowded_recent
     assert update.counters["events"] == 3
 
 
 def test_the_fifty_newest_events_of_a_content_are_kept_by_event_time_then_offset() -> None:
     records = [Record(event_ms=i % 3, kafka_ms=100) for i in range(120)]
     recent = partial_totals(batch(records), **OPTIONS).recent
-    kept = [(event_ts_us, int(entry[:20])) for _, event_ts_us, entry in recent]
+    kept = [(event.event_ts_us, event.offset) for entry in recent.entries for event in decoded(entry)]
+    assert [event_ts_us for event_ts_us, _ in kept] == recent.event_ts_us.tolist()
     expected = sorted(((NOON_MS + i % 3) * 1000, i) for i in range(120))[-50:]
     assert kept == expected
 

@@ -10,7 +10,8 @@ import numpy as np
 from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
 from engagement.events import Event
 from engagement.parse import ParsedEvents
-from engagement.totals import TYPES
+from engagement.recent import RecentEvent, decoded
+from engagement.totals import TYPES, user_numbers
 from engagement.totals_update import Update
 from sources.positions import PartitionId, Span
 
@@ -86,8 +87,9 @@ class Store:
     counters: dict[str, int] = field(default_factory=dict)
     rows: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
     buckets: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
-    users: dict[tuple[str, int, str], set[str]] = field(default_factory=dict)
-    recent: dict[str, set[tuple[int, bytes]]] = field(default_factory=dict)
+    listed: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    users: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)  # numbers, see `user_number`
+    recent: dict[str, dict[tuple[int, int], RecentEvent]] = field(default_factory=dict)  # by event_ts_us and offset
 
     def take(self, update: Update) -> None:
         assert self.offset_next is None or update.span.offset_from <= self.offset_next
@@ -95,16 +97,32 @@ class Store:
             key = (period.kind, period.start_s)
             self.buckets[key] = (period.events, period.late)
             numbers = np.frombuffer(period.values, dtype="<i8").reshape(-1, 9)
-            for member, score, row in zip(period.members, period.scores, numbers.tolist(), strict=True):
-                assert score == row[8]
+            for member, row in zip(period.members, numbers.tolist(), strict=True):
                 self.rows[(*key, member)] = tuple(row)
-        for kind, start_s, content_id, users in update.users:
-            self.users.setdefault((kind, start_s, content_id), set()).update(users)
-        for content_id, entries in update.recent.items():
-            kept = sorted(self.recent.get(content_id, set()) | set(entries))[-50:]
-            self.recent[content_id] = set(kept)
+            for score, member in period.listed:
+                assert score == self.rows[(*key, member)][8]
+                self.listed[(*key, member)] = score
+        for added in update.added:
+            for content_id, value in zip(added.members, added.values, strict=True):
+                if added.what == "users":
+                    numbers_of = self.users.setdefault(("minute", added.start_s, content_id), set())
+                    numbers_of.update(np.frombuffer(value, "<u4").tolist())
+                else:
+                    self._show(content_id, decoded(value))
+        for kind, start_s, content_id, found in update.crowded_users:
+            crowded = self.users.setdefault((kind, start_s, content_id), set())
+            crowded.update(int.from_bytes(number, "little") for number in found)
+        for _, content_id, timed in update.crowded_recent:
+            events = [event for _, entry in timed for event in decoded(entry)]
+            assert [event.event_ts_us for event in events] == [event_ts_us for event_ts_us, _ in timed]
+            self._show(content_id, events)
         self.offset_next = update.span.offset_next
         self.watermark_us, self.newest_ms, self.counters = update.watermark_us, update.newest_ms, update.counters
+
+    def _show(self, content_id: str, events: Iterable[RecentEvent]) -> None:
+        held = self.recent.setdefault(content_id, {})
+        held |= {(event.event_ts_us, event.offset): event for event in events}
+        self.recent[content_id] = dict(sorted(held.items())[-50:])
 
     @property
     def periods(self) -> list[Any]:
@@ -140,9 +158,14 @@ class Counted:
     """The same numbers, counted event by event with Decimal."""
 
     rows: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
-    users: dict[tuple[str, int, str], set[str]] = field(default_factory=dict)
+    users: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)
     late: dict[int, int] = field(default_factory=dict)  # start_s of the window
     events: int = 0
+
+
+def user_number(user: str) -> int:
+    """How a user is stored."""
+    return int(user_numbers([user])[0])
 
 
 def percentage(record: Record) -> int | None:
@@ -193,5 +216,5 @@ def count(records: Iterable[Record], window_minutes: int = 10, lateness_seconds:
                 counted.late[start_s] = counted.late.get(start_s, 0) + 1
         if record.user is not None and in_time["window"][0]:
             kind = "minute" if in_time["minute"][0] else "window"
-            counted.users.setdefault((kind, in_time[kind][1], record.content), set()).add(record.user)
+            counted.users.setdefault((kind, in_time[kind][1], record.content), set()).add(user_number(record.user))
     return counted
