@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 from prometheus_client import REGISTRY
+from redis.exceptions import RedisClusterException
 
 from settings import Settings
 from sinks.redis_client import connect
@@ -40,9 +41,10 @@ class ProcessStatus:
     """Positions, rates, breakers and last errors of this process.
 
     partitions  as the consumers see them
-    sinks       name -> the sink, whose `last_error` and `breaker_open` (if it has them) are told
+    sinks       name -> the sink, whose `last_error`, `breaker_open` and `next_try_s` (if it has them) are told
     ready       whether the process has begun its work
     waiting     what else is waited for, in words; "" for nothing
+    sections    more that is told, by name: values that JSON can hold
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ProcessStatus:
         sinks: Mapping[str, Any],
         ready: Callable[[], bool],
         waiting: Callable[[], str] = lambda: "",
+        sections: Mapping[str, Callable[[], Any]] | None = None,
     ) -> None:
         self.name = name
         self._progress = progress
@@ -60,6 +63,8 @@ class ProcessStatus:
         self._sinks = dict(sinks)
         self.ready = ready
         self._waiting = waiting
+        self._sections = dict(sections or {})
+        self._since: dict[str, float] = {}  # what is waited for -> since when, seconds since 1970
         self._started = time.time()
         self._counts: deque[tuple[float, int]] = deque(maxlen=RATE_OVER_S + 1)
 
@@ -76,6 +81,7 @@ class ProcessStatus:
         """Everything, as JSON can hold it."""
         now = time.time()
         partitions = self._partitions()
+        waiting = self._waiting()
         return {
             "process": {
                 "name": self.name,
@@ -84,7 +90,8 @@ class ProcessStatus:
                 "started": self._started,
                 "now": now,
                 "ready": self.ready(),
-                "waiting": self._waiting(),
+                "waiting": waiting,
+                "waiting_since": self._lasting("", waiting, now),
             },
             "events": {
                 "processed": self._progress.processed,
@@ -93,14 +100,15 @@ class ProcessStatus:
                 "per_second": self._per_second(),
             },
             "partitions": [_partition(each, now) for each in partitions],
-            "sinks": {name: self._sink(name, sink) for name, sink in self._sinks.items()},
+            "sinks": {name: self._sink(name, sink, now) for name, sink in self._sinks.items()},
+            **{name: tell() for name, tell in self._sections.items()},
         }
 
     def _tell(self, settings: Settings) -> None:
         board: StatusBoard | None = None
         while True:
             self._counts.append((time.time(), self._progress.processed))
-            with suppress(redis.RedisError, OSError):  # who reads sees the process fall silent
+            with suppress(redis.RedisError, RedisClusterException, OSError):  # who reads sees the process fall silent
                 board = board or StatusBoard(
                     connect(settings.redis, settings.redis_cluster_nodes), settings.kafka_consumer_group
                 )
@@ -113,12 +121,22 @@ class ProcessStatus:
         (then, before), (latest, count) = self._counts[0], self._counts[-1]
         return round((count - before) / (latest - then), 1) if latest > then else 0.0
 
-    def _sink(self, name: str, sink: Any) -> dict[str, Any]:
+    def _lasting(self, name: str, words: str, now: float) -> float | None:
+        """Since when there have been such words, whichever; None without."""
+        if not words:
+            self._since.pop(name, None)
+            return None
+        return self._since.setdefault(name, now)
+
+    def _sink(self, name: str, sink: Any, now: float) -> dict[str, Any]:
         settled = dict(self._progress.settled)  # the worker goes on adding
+        error = getattr(sink, "last_error", None) or ""
         return {
             "offset_next": {str(partition): offset for (of, partition), offset in settled.items() if of == name},
             "breaker": "open" if getattr(sink, "breaker_open", False) else "closed",
-            "error": getattr(sink, "last_error", None) or "",
+            "next_try_s": getattr(sink, "next_try_s", None),
+            "error": error,
+            "error_since": self._lasting(name, error, now),
             "errors": _metric("sink_errors_total", name),
             "latency_seconds_sum": _metric("processing_latency_seconds_sum", name),
             "latency_count": _metric("processing_latency_seconds_count", name),
