@@ -2,7 +2,7 @@
 import {html, nothing, render} from './vendor/lit-html/lit-html.js';
 import {repeat} from './vendor/lit-html/directives/repeat.js';
 import {clock, n} from './format.js';
-import {ESTIMATE, WINDOWS, emptyBoard, minutesLeft, span} from './words.js';
+import {ESTIMATE, emptyBoard, minutesLeft, span, windowName} from './words.js';
 import {UP_DOWN, bar, minuteBar, move, spark, title, type} from './draw.js';
 import {comparable, contentHref, facts, now, readTo, wall} from './facts.js';
 import {pipeline, rejected} from './pipeline.js';
@@ -63,7 +63,7 @@ function row(of, place, top) {
 }
 
 function empty() {
-  const {title, text, command} = emptyBoard(facts.tick?.phase);
+  const {title, text, command} = emptyBoard(facts.tick?.phase, readTo() == null);
   return html`<div class="empty"><p class="big">${title}</p><p>${text}${command ? html` <code dir="ltr">${command}</code>` : nothing}</p></div>`;
 }
 
@@ -71,13 +71,13 @@ function empty() {
 const WIDTH = 1000, HEIGHT = 100, GAP = 14;
 
 function windows() {
-  const list = facts.windows;
+  const list = facts.windows?.windows;
   if (!list?.length) return;
   const length = (Date.parse(list[0].end) - Date.parse(list[0].start)) / MINUTE;
   render(html`<div class="bar-head"><h2>Windows <span>events per minute, in windows of ${length} minutes</span></h2>
       <p class="key"><i class="sw roll"></i>last 10 minutes<i class="sw"></i>before<i class="sw tick"></i>${readTo() == null ? 'to come' : 'not read yet'}</p></div>
     <svg class="minutes" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true">${bars(list, length)}</svg>
-    <ol class="wins">${list.map(of => html`<li class=${of.state}><b>${span(Date.parse(of.start), Date.parse(of.end))}</b><em>${WINDOWS[of.state] ?? of.state}</em><span>${n(of.events)} events${of.late ? `, ${n(of.late)} late` : ''}</span></li>`)}</ol>`, document.getElementById('windows'));
+    <ol class="wins">${list.map(of => html`<li class=${of.state}><b>${span(Date.parse(of.start), Date.parse(of.end))}</b><em>${windowName(of.state)}</em><span>${n(of.events)} events${of.late ? `, ${n(of.late)} late` : ''}</span></li>`)}</ol>`, document.getElementById('windows'));
 }
 
 function bars(list, length) {

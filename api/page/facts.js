@@ -1,7 +1,7 @@
 // What the page knows: the last event of each kind (each is a whole state, never a delta), and the server's clock.
 export const contentId = location.pathname.startsWith('/c/') ? decoded(location.pathname.slice(3)) : null;
 export const wall = document.documentElement.dataset.view === 'wall';
-export const facts = {meta: {}, boards: {}, tick: null, windows: null, pipeline: null, rejected: null, content: null, connection: {}};
+export const facts = {meta: {}, boards: {}, connection: {}}; // tick, windows, pipeline, rejected, content once they came
 
 function decoded(path) {
   try { return decodeURIComponent(path); } catch { return path; }
@@ -13,23 +13,15 @@ export const now = () => clock && clock.server_ms + performance.now() - clock.at
 export const heard = () => clock?.server_ms ?? null;
 
 let newest = null; // of the board; while Redis is silent the last known one goes on ageing
-const keep = {
-  hello() {},
-  tick(tick) {
-    clock = {server_ms: Date.parse(tick.now), at: performance.now()};
-    if (tick.newest_event_ts) newest = Date.parse(tick.newest_event_ts);
-    else if (tick.phase !== 'no_board') newest = null;
-    facts.tick = tick;
-  },
-  meta(meta) { Object.assign(facts.meta, meta); },
-  board(board) { facts.boards[board.window] = board; },
-  windows(windows) { facts.windows = windows.windows; },
-  pipeline(pipeline) { facts.pipeline = pipeline; },
-  rejected(rejected) { facts.rejected = rejected; },
-  content(content) { facts.content = content; },
-};
-export const kinds = Object.keys(keep);
-export const learn = (kind, event) => keep[kind](event);
+export const kinds = ['hello', 'tick', 'meta', 'board', 'windows', 'pipeline', 'rejected', 'content'];
+export function learn(kind, event) {
+  if (kind === 'board') facts.boards[event.window] = event;
+  else facts[kind] = event;
+  if (kind !== 'tick') return;
+  clock = {server_ms: Date.parse(event.now), at: performance.now()};
+  if (event.newest_event_ts) newest = Date.parse(event.newest_event_ts);
+  else if (event.phase !== 'no_board') newest = null;
+}
 
 export function newestEvent() {
   const of = contentId == null ? newest : Date.parse(facts.content?.recent?.[0]?.event_ts);
@@ -46,7 +38,6 @@ export function readTo() {
 }
 export const comparable = () => facts.boards.rolling?.compared_with != null && readTo() == null && facts.tick?.phase !== 'starting';
 
-const shown = new Set(['theme', 'view']);
-const query = new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => shown.has(name))).toString();
-const kept = query ? `?${query}` : '';
+const query = new URLSearchParams(location.search), chosen = ['theme', 'view'].filter(name => query.has(name)).map(name => `${name}=${encodeURIComponent(query.get(name))}`);
+const kept = chosen.length ? `?${chosen.join('&')}` : '';
 export const boardHref = `/${kept}`, contentHref = id => `/c/${encodeURIComponent(id)}${kept}`;

@@ -3,7 +3,7 @@
 import {html, render} from './vendor/lit-html/lit-html.js';
 import {repeat} from './vendor/lit-html/directives/repeat.js';
 import {age, n, short} from './format.js';
-import {BREAKERS, STATES, reason, trouble} from './words.js';
+import {breakerName, reason, stateName, trouble} from './words.js';
 import {figure, mark} from './draw.js';
 import {facts, lost, now, wall} from './facts.js';
 
@@ -20,15 +20,15 @@ const rate = of => n(lost() ? null : of);
 
 function stage(of) {
   const state = lost() ? 'unknown' : of.state, breaker = of.breaker?.state, [value, unit] = age(of.lag_s);
-  return html`<li class="stage ${state}">${mark(state)}<b>${of.label}</b>${said(STATES[state] ?? state)}
+  return html`<li class="stage ${state}">${mark(state)}<b>${of.label}</b>${said(stateName(state))}
     <span class="lag">${state === 'starting' ? html`<span class="u">starting</span>` : html`${said('behind')}${figure(value, unit)}`}${of.trend === 'growing' || of.trend === 'shrinking' ? html`<span class="trend">${of.trend}</span>` : ''}</span>
     <span class="num">${said('waiting')}${n(of.lag_events)}</span><span class="num per">${said('per second')}${rate(of.rate)}</span>
-    <span class="breaker ${breaker ?? ''}">${breaker ? html`${said('breaker')}${BREAKERS[breaker] ?? breaker}` : ''}</span>${below(trouble(of, now()))}</li>`;
+    <span class="breaker ${breaker ?? ''}">${breaker ? html`${said('breaker')}${breakerName(breaker)}` : ''}</span>${below(trouble(of, now()))}</li>`;
 }
 
 function broker({partitions, rate_in, stalled}) {
   const state = lost() || rate_in == null ? 'unknown' : stalled ? 'behind' : rate_in === 0 ? 'idle' : 'ok';
-  return html`<li class="stage ${state}">${mark(state)}<b title=${partitions == null ? '' : `${partitions} partitions`}>Kafka</b>${said(STATES[state])}
+  return html`<li class="stage ${state}">${mark(state)}<b title=${partitions == null ? '' : `${partitions} partitions`}>Kafka</b>${said(stateName(state))}
     <span class="lag"></span><span class="num"></span><span class="num per">${said('per second')}${rate(rate_in)}</span><span class="breaker"></span></li>`;
 }
 

@@ -19,13 +19,12 @@ export function status({denied, missing, silent_s, heard_ms, tick}) {
 // The server writes a time of day in UTC and says which moment it means: it does not know the reader's zone.
 const inZone = ({sentence, clock_at}) => clock_at ? sentence.replace(clock_at.slice(11, 16), clock(Date.parse(clock_at))) : sentence;
 
-// phase -> what an empty board means: {title, text, command}
-export function emptyBoard(phase) {
+// What an empty board means; readAll: nothing waits for it. -> {title, text, command}
+export function emptyBoard(phase, readAll) {
   if (phase === 'starting') return {title: 'The board is being rebuilt from Kafka.', text: 'It starts at the windows still on show, so the first board is already complete.'};
   if (phase === 'empty') return {title: 'No events yet.', text: 'Try some:', command: 'python -m generator --mode batch --batch-size 100'};
-  if (phase === 'live' || phase === 'idle') return {title: 'Nothing happened in the last 10 minutes.', text: 'The board forgets by the clock, so it is empty on purpose.'};
-  if (phase === 'no_board' || phase == null) return {title: 'The board is not known yet.', text: 'It comes with the first answer.'};
-  return {title: 'Nothing on the board yet.', text: 'It fills as events are read from Kafka.'};
+  if (phase === 'no_board' || !readAll) return {title: 'Nothing is known yet.', text: 'The board fills as events are read from Kafka.'};
+  return {title: 'Nothing happened in the last 10 minutes.', text: 'The board forgets by the clock, so it is empty on purpose.'};
 }
 
 // A stage in trouble, below itself: what the destination said, the next try; what a person should do.
@@ -44,18 +43,17 @@ export function trouble(stage, now_ms) {
 export const minutesLeft = seconds => seconds > 0 ? `${whole(seconds)} left` : 'over';
 export const span = (start, end) => `${clock(start)} – ${clock(end)}`;
 
-export const STATES = {ok: 'on time', catching_up: 'catching up', behind: 'behind', stopped: 'stopped', starting: 'starting', idle: 'idle', unknown: 'unknown'};
-export const BREAKERS = {closed: 'closed', open: 'open', half_open: 'trying'};
-export const WINDOWS = {filling: 'filling', late_accepted: 'takes late events', closed: 'closed'};
+// A code that says itself is not listed: `catching_up` reads "catching up".
+const named = names => code => names[code] ?? code.replaceAll('_', ' ');
+export const stateName = named({ok: 'on time'});
+export const breakerName = named({half_open: 'trying'});
+export const windowName = named({late_accepted: 'takes late events'});
 export const TYPES = {video: 'Video', podcast: 'Podcast', newsletter: 'Newsletter'};
 export const ESTIMATE = 'estimate, about 1 %';
 
-const REASONS = {
-  not_json: 'Not JSON', not_utf8: 'Not UTF-8', not_an_object: 'Not an object', byte_order_mark: 'Byte order mark', nested_too_deep: 'Nested too deep',
-  event_ts_in_future: 'Event from the future', event_ts_too_old: 'Event too old', wrong_kafka_timestamp: 'Wrong Kafka timestamp', wrong_header: 'Wrong header',
-  wrong_envelope: 'Wrong Debezium envelope', refused: 'Refused by the destination', too_large: 'Too large for the destination', row_too_large: 'Row too large', day_out_of_range: 'Day out of range',
-};
-export function reason(code) { // missing_event_type -> Missing event_type: a field keeps its name
-  const of = /^(wrong|missing)_(.+)$/.exec(code);
-  return REASONS[code] ?? (of ? `${of[1] === 'wrong' ? 'Wrong' : 'Missing'} ${of[2]}` : code);
+const reasonName = named({not_json: 'not JSON', not_utf8: 'not UTF-8', event_ts_in_future: 'event from the future', event_ts_too_old: 'event too old', refused: 'refused by the destination', too_large: 'too large for the destination'});
+export function reason(code) { // wrong_event_ts -> Wrong event_ts: a field keeps its name
+  const [, how, field] = /^(wrong|missing)_(.+)$/.exec(code) ?? [];
+  const text = how ? `${how} ${field}` : reasonName(code);
+  return text[0].toUpperCase() + text.slice(1);
 }
