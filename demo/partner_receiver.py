@@ -4,7 +4,8 @@
 
 POST /events          the partner's API: a JSON array of events or one event; bearer token
 GET, PUT /behaviour   how it fails (see Behaviour); PUT {} makes it healthy
-GET /stats            what it holds
+GET /events           what it holds: a line of JSON per effect, as `operations.audit --partner-ids` reads it
+GET /stats            how much it holds
 
 A key that was seen with the same body has no second effect. With another body it has none either and is answered 409:
 the first one stands.
@@ -13,6 +14,8 @@ the first one stands.
 import asyncio
 import hashlib
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +23,7 @@ import msgspec
 import typer
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 SCHEMA = """
@@ -67,6 +71,7 @@ class Store:
     """Events by event_id in SQLite, one row in `effects` per effect; `requests` has every request and its answer."""
 
     def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA busy_timeout=5000;" + SCHEMA)
 
@@ -110,6 +115,14 @@ class Store:
         self._db.close()
 
 
+def effects(path: Path) -> Iterator[bytes]:
+    """The body of each effect in a store, a line each, in the order of arrival: an event taken twice stands twice."""
+    read_only = f"{path.resolve().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(read_only, uri=True, timeout=10, check_same_thread=False)) as database:
+        for (body,) in database.execute("SELECT body FROM effects ORDER BY seq"):
+            yield body.encode() + b"\n"
+
+
 def application(store: Store, token: str | None = None) -> FastAPI:
     """The receiver over `store`; without `token` any bearer token is taken."""
     app = FastAPI(title="Partner receiver", openapi_url=None)
@@ -139,6 +152,10 @@ def application(store: Store, token: str | None = None) -> FastAPI:
         if behaviour.delay_s:
             await asyncio.sleep(behaviour.delay_s)
         return _answer(status, words, behaviour)
+
+    @app.get("/events")
+    def held() -> StreamingResponse:
+        return StreamingResponse(effects(store.path), media_type="application/x-ndjson")
 
     @app.get("/behaviour")
     def shown() -> Behaviour:

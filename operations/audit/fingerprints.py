@@ -7,13 +7,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engagement.events import NULL, Event
+from engagement.events import Event
 from engagement.parse import HEADER_EVENT_ID, HEADER_FOR, HEADER_KAFKA_TIMESTAMP
 from engagement.times import microseconds
 
 Prints = npt.NDArray[np.uint64]
 
 HEADER_REPAIRS = "repairs"  # partition/offset of the record that this one stands for at its one sink
+NULL_TEXT = "null"
 REPLAY_HEADERS = frozenset({HEADER_FOR, HEADER_EVENT_ID, HEADER_KAFKA_TIMESTAMP})
 
 
@@ -26,8 +27,7 @@ def prints_of(rows: Sequence[tuple[Any, ...]]) -> Prints:
 
 def event_columns(event: Event, event_ts_us: int) -> tuple[Any, ...]:
     """The columns of a parsed event."""
-    raw = event.raw_payload
-    payload = None if raw == NULL else str(raw, "utf-8")
+    payload = str(event.raw_payload, "utf-8")
     return (
         event.content_id,
         event.user_id,
@@ -35,7 +35,7 @@ def event_columns(event: Event, event_ts_us: int) -> tuple[Any, ...]:
         event_ts_us,
         event.duration_ms,
         event.device,
-        payload,
+        None if payload == NULL_TEXT else payload,
     )
 
 
@@ -78,7 +78,7 @@ def loose_columns(value: bytes | None) -> tuple[str | None, int | None, tuple[An
         event_ts_us,
         texts["duration_ms"],
         texts["device"],
-        payload if payload not in ("", "null") else None,
+        payload if payload not in ("", NULL_TEXT) else None,
     )
     return None if event_id is None else str(event_id), event_ts_us, columns
 

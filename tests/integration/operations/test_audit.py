@@ -117,7 +117,7 @@ def test_a_record_without_row_between_the_rows_is_unexpected_and_others_are_from
     place.produce([(None, json.dumps({**event, **more}).encode()) for more in ({"id": 10**9}, {"id": "abc"}, {})])
     place.deliver()
     report = place.audit()
-    assert report.clean
+    assert report.clean, report
     assert found(report)["kafka", "from elsewhere"] == ["1000000000", "abc", f"kafka:{place.topic}-0-4"]
     with psycopg.connect(place.postgres) as connection:
         connection.execute("DELETE FROM engagement_events WHERE id = %s", [ids[1]])
@@ -196,7 +196,7 @@ def test_only_the_range_is_judged(full):
 def test_a_replayed_event_is_expected_at_its_own_sink_alone(full):
     row = full.bigquery.held.pop()
     full.letter(int(row["kafka_partition"]), int(row["kafka_offset"]), b"", "bigquery", row["event_id"])
-    full.capture([int(row["event_id"])], **{"for": "bigquery", "event_id": row["event_id"], "kafka_timestamp": "1"})
+    full.capture([int(row["event_id"])], **{"for": "bigquery", "event_id": row["event_id"], "kafka_timestamp": str(int(full.moment.timestamp() * 1000))})
     report = full.audit()
     assert report.clean, found(report)
     full.settle()
