@@ -72,7 +72,7 @@ class Killer:
         self._rng = random.Random(self.seed)
         self._next = time.monotonic() + (self.every_s or 0.0)
         self._stop = threading.Event()
-        self._looking: dict[str, tuple[Kill, dict[int, int] | None]] = {}
+        self._looking: dict[str, dict[int, int] | None] = {}  # its output when it was killed, None: not read yet
         threading.Thread(target=self._look, name="kill-looks", daemon=True).start()
 
     @property
@@ -90,7 +90,7 @@ class Killer:
         over = left_s is not None and left_s < REST_S
         if self.every_s is not None and not over and time.monotonic() >= self._next:
             self._next = time.monotonic() + self.every_s
-            choices = [key for key, name in PROCESSES.items() if self._runs(name)]
+            choices = [key for key, name in PROCESSES.items() if self._runs(name) and name not in self._looking]
             choices += [key for key, name in SYSTEMS.items() if self._is_ours(name) and name not in self._answering]
             if choices:
                 self.press(self._rng.choice(choices))
@@ -128,11 +128,8 @@ class Killer:
 
     def _kill_process(self, name: str) -> None:
         self.supervisor.kill(name)
-        kill = self._noted(name)
-        if name == "partner-receiver":  # it writes when it is written to: its start is all there is to see
-            kill.back_s = 0.0
-        else:
-            self._looking[name] = (kill, None)
+        self._noted(name)
+        self._looking[name] = None
 
     def _kill_system(self, system: str) -> None:
         server = self.systems.servers[system]
@@ -159,16 +156,28 @@ class Killer:
         return server is not None and server.child is not None
 
     def _look(self) -> None:
-        """Who was killed is back as soon as its position moves."""
+        """Who was killed is back as soon as its output moves."""
         while not self._stop.wait(LOOK_S):
-            for name, (kill, before) in list(self._looking.items()):
+            for name, before in list(self._looking.items()):
                 with contextlib.suppress(redis.RedisError, KafkaException, TimeoutError):
-                    now = self.positions.ends() if name == "capture" else self.positions.of(name)
+                    now = self._output(name)
                     if before is None:
-                        self._looking[name] = (kill, now)
+                        self._looking[name] = now
                     elif now != before:
-                        kill.back_s = time.monotonic() - kill.killed
-                        del self._looking[name]
+                        self._back(name)
+
+    def _output(self, name: str) -> dict[int, int]:
+        """Kafka partition -> how far it has come; the receiver as far as the partner's flow gets with it."""
+        if name == "capture":
+            return self.positions.ends()
+        return self.positions.of("partner" if name == "partner-receiver" else name)
+
+    def _back(self, name: str) -> None:
+        """Also those that were killed again before they had written anything."""
+        del self._looking[name]
+        for kill in self.kills:
+            if kill.name == name and kill.back_s is None:
+                kill.back_s = time.monotonic() - kill.killed
 
 
 def pressed() -> str:

@@ -133,3 +133,14 @@ def test_the_last_words_of_a_flow_are_its_sentence(tmp_path):
     log.write_text("")
     assert last_words(log) == "it said nothing"
     assert last_words(tmp_path / "none") == "it left no log"
+
+
+def test_a_killed_process_starts_again_at_once(supervisor):
+    supervisor.add([job("import time; time.sleep(60)")])
+    first = supervisor.jobs["job"].child
+    supervisor.kill("job")
+    assert not first.alive
+    assert supervisor.jobs["job"].reason == "was killed"
+    supervisor.tick()
+    assert supervisor.jobs["job"].child.alive
+    assert supervisor.jobs["job"].reason == ""
