@@ -125,4 +125,4 @@ def fill(bootstrap: str, topic: str, contents: list[str], count: int, per_second
         size += sum(len(value) for _, value in records)
         feed.send(records)
     feed.flush()
-    return size / count
+    return size / max(count, 1)

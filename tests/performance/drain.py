@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,8 @@ def drain(
     pipeline = site.again(flow, topic) if flow in SINKS else site.pipeline
     ends = pipeline.ends(topic)
     count = sum(ends.values())
-    pids = site.pids
     shares = _shares(list(ends), processes)
-    began = time.monotonic()
+    begin = time.monotonic()
     if flow in RAW:
         running, done = _raw(site, flow, shares, topic, count)
     elif flow == "naive":
@@ -88,36 +87,55 @@ def drain(
     else:
         running, done = _ours(site, pipeline, flow, shares, cluster, ends, count)
     try:
-        while not any(b"partition_claimed" in each.log.read_bytes() for each in running):
-            _alive(running, began)
-            time.sleep(0.005)
-        claimed = time.monotonic()
-        measured = {**{str(each.process.pid): each.process.pid for each in running}, **pids}
-        used = Stretch.begin(measured)
-        with _profiled(running[0].process.pid, profile):
-            latest, rss_mb = used.seconds(), 0.0
-            while not (ended := done()):
-                _alive(running, claimed, may_end=flow == "naive")
-                time.sleep(LOOK_S)
-                latest, rss_mb = _later(latest, used.seconds()), max(rss_mb, *_peaks(running))
-            finished = time.monotonic()
-        assert ended
-        latest = _later(latest, used.seconds())
-        return Drained(
-            flow=flow,
-            processes=processes,
-            events=count,
-            seconds=finished - claimed,
-            startup_s=claimed - began,
-            cpu_s=sum(latest[str(each.process.pid)] for each in running),
-            rss_mb=max(rss_mb, *_peaks(running)),
-            servers={name: latest[name] for name in pids},
-            cluster=cluster,
-        )
+        measured = measure(site, flow, running, done, count, begin, profile=profile, may_end=flow == "naive")
+        return replace(measured, cluster=cluster)
     finally:
         for each in running:
             each.kill()
         site.pipeline.client().flushall()
+
+
+def measure(
+    site: Site,
+    flow: str,
+    running: Sequence[Flow],
+    done: Callable[[], bool],
+    count: int,
+    began: float,
+    *,
+    claimed: Callable[[], bool] | None = None,
+    profile: Path | None = None,
+    may_end: bool = False,
+) -> Drained:
+    """Watch processes that were started at `began` (monotonic) until they are `done` with `count` events.
+
+    claimed  whether the work has begun; default: one of them has said that it claimed a partition
+    """
+    claimed = claimed or (lambda: any(b"partition_claimed" in each.log.read_bytes() for each in running))
+    pids = site.pids
+    while not claimed():
+        _alive(running, began)
+        time.sleep(0.005)
+    claimed_at = time.monotonic()
+    used = Stretch.begin({**{str(each.process.pid): each.process.pid for each in running}, **pids})
+    with _profiled(running[0].process.pid, profile):
+        latest, rss_mb = used.seconds(), 0.0
+        while not done():
+            _alive(running, claimed_at, may_end)
+            time.sleep(LOOK_S)
+            latest, rss_mb = _later(latest, used.seconds()), max(rss_mb, *_peaks(running))
+        finished = time.monotonic()
+        latest = _later(latest, used.seconds())
+    return Drained(
+        flow=flow,
+        processes=len(running),
+        events=count,
+        seconds=finished - claimed_at,
+        startup_s=claimed_at - began,
+        cpu_s=sum(latest[str(each.process.pid)] for each in running),
+        rss_mb=max(rss_mb, *_peaks(running)),
+        servers={name: latest[name] for name in pids},
+    )
 
 
 def _shares(partitions: Sequence[int], processes: int) -> list[list[int]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from tests.performance.site import Site
+from tests.performance.site import Site, launch
 from tests.performance.usage import Stretch
 from tests.pipeline import ROOT, Flow, Pipeline, free_port
 
@@ -185,35 +185,20 @@ def live(site: Site, processes: int = 1) -> Iterator[Live]:
     port = free_port()
     pipeline.env |= {"CDC_SLOT": pipeline.group.replace("-", "_"), "API_PORT": str(port)}
     shares = [list(range(pipeline.partitions))[number::processes] for number in range(processes)]
-    flows = {"capture": _process(pipeline, "capture", "bytewax.run", "dataflows.cdc_capture")}
+    flows = {"capture": launch(pipeline, "capture", "bytewax.run", "dataflows.cdc_capture")}
     for number, share in enumerate(shares):
         name = f"redis-{number}"
         flows[name] = pipeline.start(name, snapshot_s=5, SINKS="redis", KAFKA_PARTITIONS=",".join(map(str, share)))
-    flows["api"] = _process(pipeline, "api", "api")
+    flows["api"] = launch(pipeline, "api", "api")
     try:
         for flow in list(flows.values())[1:-1]:
             pipeline.claimed(flow)
         _wait(lambda: _answers(port), flows["api"])
-        _wait(lambda: _slot_active(pipeline), flows["capture"])
+        _wait(lambda: slot_active(pipeline), flows["capture"])
         yield Live(site, pipeline, port, flows)
     finally:
         for flow in flows.values():
             flow.kill()
-
-
-def _process(pipeline: Pipeline, name: str, module: str, *arguments: str) -> Flow:
-    log = pipeline.work / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
-            env=pipeline.environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    flow = Flow(process, log)
-    pipeline.flows.append(flow)
-    return flow
 
 
 def _wait(ready: Callable[[], bool], flow: Flow) -> None:
@@ -233,7 +218,8 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _slot_active(pipeline: Pipeline) -> bool:
+def slot_active(pipeline: Pipeline) -> bool:
+    """Whether the capture streams."""
     with psycopg.connect(pipeline.postgres, autocommit=True) as connection:
         row = connection.execute(
             "SELECT active FROM pg_replication_slots WHERE slot_name = %s", [pipeline.env["CDC_SLOT"]]
