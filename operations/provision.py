@@ -50,13 +50,15 @@ def main(
     ] = False,
 ) -> None:
     """Make what the flows stand on: topics, publication, first positions, BigQuery's dataset, tables and views."""
-    settings = _settings()
+    settings = Settings.from_env("kafka") if recapture else _settings()
     try:
         orders = [Order.parse(text, SINKS) for text in position or []]
     except ValueError as wrong:
         raise typer.BadParameter(str(wrong), param_hint="--position") from wrong
+    if recapture and (check or orders):
+        raise typer.BadParameter("it stands alone", param_hint="--recapture")
     with in_words():
-        if recapture and not check:
+        if recapture:
             typer.echo(f"recapture {order_recapture(settings)}")
             return
         positions = _positions(settings)

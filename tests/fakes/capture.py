@@ -185,6 +185,45 @@ class Captured:
         self.reader.look(0.3)
         assert self.reader.ids() == ids()
 
+    def await_rows(self, more: int, timeout: float = 30) -> None:
+        """Wait until the table has so many rows more than now."""
+        self._await(lambda: len(ids_in_table(self.dsn)), more, timeout)
+
+    def await_more(self, more: int, timeout: float = 30) -> None:
+        """Wait until the topic has so many rows more than now."""
+        self._await(lambda: len(self.reader.ids()), more, timeout)
+
+    def _await(self, count: Callable[[], int], more: int, timeout: float) -> None:
+        wanted, deadline = count() + more, time.monotonic() + timeout
+        while count() < wanted:
+            assert time.monotonic() < deadline, f"{count()} of {wanted} rows after {timeout} s"
+
+    def recapture(self, **env: str) -> None:
+        """python -m operations.provision --recapture"""
+        command = [sys.executable, "-m", "operations.provision", "--recapture"]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **self.env, **env}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def drop_slot(self) -> None:
+        """As an operator would who ends the reader first."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            while True:
+                connection.execute(
+                    "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %s",
+                    [self.slot],
+                )
+                try:
+                    connection.execute("SELECT pg_drop_replication_slot(%s)", [self.slot])
+                    return
+                except psycopg.errors.ObjectInUse:
+                    continue  # its reader was back sooner
+
+    def create_slot(self) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [self.slot])
+
     def positions(self) -> list[dict[str, Any]]:
         """All positions that were stored and not compacted away, the newest last."""
         reader = TopicReader(self.properties, f"{self.topic}.positions", partitions=1)

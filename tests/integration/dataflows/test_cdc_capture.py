@@ -1,6 +1,7 @@
 """The capture as a process: rows that are there, rows that come, and how it ends."""
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.fakes.capture import CONTENT, Captured, create_tables, ids_in_table, insert
+from tests.pipeline import every
 
 
 @pytest.fixture
@@ -141,15 +143,69 @@ def test_a_recreated_topic_stops_the_flow(captured: Captured, kafka: Any, wait_f
     assert "recreated" in again.logged("flow_stopped")[0]["why"]
 
 
-def test_begun_anew_by_hand_the_rows_beyond_an_id_are_sent(captured: Captured, wait_for: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("recreated", [False, True])
+def test_the_slot_dropped_under_load_nothing_is_missing_and_nothing_doubled(
+    captured: Captured, wait_for: Callable[..., Any], recreated: bool
+) -> None:
+    """Dropped while rows come and the capture reads; refused with the ids; captured again, killed in the middle."""
+    insert(captured.dsn, 100)
+    capture = captured.capture().start()
+    wait_for(lambda: capture.logged("streaming"), timeout=60)
+    with every(0.02, lambda: insert(captured.dsn, 5)):
+        captured.await_more(50)
+        captured.drop_slot()
+        assert capture.ended(60) == 1
+        captured.await_rows(100)
+        if recreated:
+            captured.create_slot()
+        refused = captured.capture().start()
+        assert refused.ended(60) == 1
+        told = refused.logged("flow_stopped")[0]["why"]
+        assert "python -m operations.provision --recapture" in told
+        assert re.search(r"may be missing: \d+, ids \d+ to \d+, beyond \d+", told)
+        captured.recapture()
+        killed = captured.capture(prelude=KILLED_IN_THE_SNAPSHOT).start()
+        assert killed.ended(60) == -9
+        last = captured.capture().start()
+        wait_for(lambda: last.logged("recaptured"), timeout=60)
+        captured.await_more(50)
+    captured.await_ids(lambda: ids_in_table(captured.dsn), timeout=60)
+    assert last.stop() == 0
+
+
+# Small pages, and death at the second of them.
+KILLED_IN_THE_SNAPSHOT = """
+import os, signal
+from sinks.transactions import Transactions
+from sources import postgres_changes
+postgres_changes.SNAPSHOT_PAGE_ROWS = 60
+run, done = Transactions.run, 0
+def counted(self, records=(), *rest):
+    global done
+    run(self, records, *rest)
+    done += 1
+    if done == 4: os.kill(os.getpid(), signal.SIGKILL)
+Transactions.run = counted
+"""
+
+
+def test_a_renamed_slot_is_refused_and_a_recapture_sends_nothing_twice(
+    captured: Captured, wait_for: Callable[..., Any]
+) -> None:
     insert(captured.dsn, 20)
     capture = captured.capture().start()
     captured.await_ids(lambda: ids_in_table(captured.dsn))
     assert capture.stop() == 0
-    again = captured.capture("dataflows.cdc_capture:flow(snapshot_after=15)").start()
-    wait_for(lambda: again.logged("streaming"), timeout=30)
-    wait_for(lambda: captured.reader.ids() == sorted([*range(1, 21), *range(16, 21)]))
-    assert again.stop() == 0
+    renamed = {"CDC_SLOT": f"{captured.slot}_2"}
+    refused = captured.capture(**renamed).start()
+    assert refused.ended(60) == 1
+    assert "was CDC_SLOT or a topic changed" in refused.logged("flow_stopped")[0]["why"]
+    captured.recapture(**renamed)
+    last = captured.capture(**renamed).start()
+    wait_for(lambda: last.logged("streaming"), timeout=60)
+    insert(captured.dsn, 10)
+    captured.await_ids(lambda: ids_in_table(captured.dsn))
+    assert last.stop() == 0
 
 
 def test_servers_that_are_away_at_the_start_are_waited_for(
