@@ -59,7 +59,7 @@ def phase_of(facts: Facts) -> Phase:
     for look in (_starting, _no_board, _stalled, _sink_down, _catching_up, _behind, _empty, _idle):
         if found := look(facts):
             return found
-    return Phase("live", "Live", "Every destination is on time.", "ok")
+    return Phase("live", "Live", _live(facts), "ok")
 
 
 def _starting(facts: Facts) -> Phase | None:
@@ -178,6 +178,18 @@ def _idle(facts: Facts) -> Phase | None:
     since = record if facts.newest_event is None else facts.newest_event
     sentence = f"No events since {_clock(since)}. Everything is running and nothing waits: nobody is watching just now."
     return Phase("idle", "Quiet", sentence, "ok", since)
+
+
+def _live(facts: Facts) -> str:
+    """Who cannot be seen is not said to be on time."""
+    unseen = [stage for stage in facts.stages if not stage.on_time]
+    on_time = [stage for stage in facts.stages if stage.on_time and stage.name not in ("capture", "dead_letters")]
+    if not unseen:
+        return "Every destination is on time."
+    not_known = f"{_names(unseen)} {'is' if len(unseen) == 1 else 'are'} not known."
+    if not on_time:
+        return not_known
+    return f"{_names(on_time)} {'is' if len(on_time) == 1 else 'are'} on time; {not_known}"
 
 
 def _worst(facts: Facts, state: str) -> Stage | None:

@@ -139,12 +139,12 @@ class Progress:
 
     def _partition(self, sink: str, partition: int, position: int | None, end: int, now: float) -> PartitionProgress:
         unmoved_s = max(0.0, now - self._moved[sink, partition][1]) if (sink, partition) in self._moved else 0.0
-        if position is None:
+        if position is None and end > 0:
             return PartitionProgress(partition, None, end, None, None, unmoved_s)
-        waiting = max(0, end - position)
+        waiting = max(0, end - (position or 0))
         if not waiting:
             return PartitionProgress(partition, position, end, 0, 0.0, 0.0)
-        arrived = self._timelines[partition].arrived(position)
+        arrived = self._timelines[partition].arrived(position or 0)
         lag_s = None if arrived is None else max(0.0, now - arrived)
         return PartitionProgress(partition, position, end, waiting, lag_s, unmoved_s)
 
