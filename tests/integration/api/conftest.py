@@ -17,6 +17,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.browser import Tab, View
 from tests.fakes.page_stream import PageServer, page_server
 
+# As root there is no sandbox, and the pages are our own; a container's /dev/shm is too small.
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
 
@@ -34,8 +36,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         pytest.skip("no Chromium: the page is NOT tested; apt-get install chromium, or set CHROMIUM to its path")
     with sync_playwright() as playwright:
-        # As root there is no sandbox; the pages are our own.
-        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        launched = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield launched
         launched.close()
 
