@@ -15,13 +15,13 @@ export function signIn(opened) {
 
   async function enter(event) {
     event.preventDefault();
-    trouble = await refusal(event.target.querySelector('input').value.trim());
+    trouble = await refusal(event.target.querySelector('#token').value.trim());
     draw();
     if (!trouble) opened();
   }
 
   draw();
-  at.querySelector('input').focus();
+  at.querySelector('#token').focus();
 }
 
 // '' when the server took the token.
