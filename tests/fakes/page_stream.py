@@ -163,9 +163,9 @@ def _app(server: PageServer, hub: Hub) -> FastAPI:
         return answer
 
     @app.get("/stream")
-    def stream(request: Request, content: str = "", since: str = "") -> Response:
+    async def stream(request: Request, content: str = "", since: str = "") -> Response:
         if content not in ("", IDS[3]):
-            return Response("no content of this id is known", 404)
+            hub.publish({("content", content): {"content_id": content, "known": False}})
         keys = BOARD_PAGE if not content else (("tick", ""), ("pipeline", ""), ("content", content))
         seen = hub.resumed_at(request.headers.get("last-event-id") or since)
         frames = hub.events(keys, seen, instant(server.script.now()) or "", content)
