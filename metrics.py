@@ -13,6 +13,18 @@ CAPTURED = Counter(
     "Rows that the capture has written to Kafka. Flat while the table grows: look at the log of the capture.",
     ["topic"],
 )
+SLOT_RETAINED = Gauge(
+    "capture_slot_retained_bytes",
+    "Log that PostgreSQL keeps for the capture's slot. Rises: the capture stands still or trails; see its log, and "
+    "PostgreSQL's disk.",
+    ["slot"],
+)
+SLOT_USED = Gauge(
+    "capture_slot_used_ratio",
+    "Share of max_slot_wal_keep_size that is kept, 1 where PostgreSQL gives the slot up; absent without a limit. "
+    "Rises: get the capture going, or raise max_slot_wal_keep_size.",
+    ["slot"],
+)
 PROCESSED = Counter(
     "processed_events",
     "Events that left parse and enrich. Flat while Kafka has lag: look at the log of this process.",

@@ -15,6 +15,7 @@ from bytewax.dataflow import Dataflow
 import metrics
 from dataflows import lifecycle
 from dataflows.progress_log import log_progress
+from dataflows.slot_watch import SlotWatch
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from logs import configure_logging
@@ -76,7 +77,17 @@ def flow() -> Dataflow:
             read_ids, settings.kafka, target, ENGAGEMENT_EVENTS.order_by, waiting=lifecycle.waiting_for_kafka
         ),
     )
-    ProcessStatus(f"capture.{slot}", progress, list, {}, ready=lambda: topic.acknowledged is not None).publish(settings)
+    watch = SlotWatch(settings.postgres, slot)
+    watch.start(lifecycle.stopping.wait)
+    ProcessStatus(
+        f"capture.{slot}",
+        progress,
+        list,
+        {},
+        ready=lambda: topic.acknowledged is not None,
+        waiting=watch.trouble,
+        sections={"capture": lambda: {**_progress(progress, topic), **watch.values()}},
+    ).publish(settings)
     log_progress(partial(_progress, progress, topic), lifecycle.stopping.wait)
     return build(changes, topic)
 

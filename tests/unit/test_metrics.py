@@ -12,7 +12,7 @@ import metrics
 ROOT = Path(__file__).parent.parent.parent
 ALL = {name: each for name, each in vars(metrics).items() if isinstance(each, Counter | Gauge | Histogram)}
 COUNTED = ("rows", "events", "errors", "letters")
-MEASURED = ("seconds", "bytes")
+MEASURED = ("seconds", "bytes", "ratio")
 STATES = ("open",)  # 1 or 0
 MOVES = {"inc", "set", "observe"}
 OF_THE_DESIGN = {

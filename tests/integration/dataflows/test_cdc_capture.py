@@ -6,12 +6,15 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
+import redis
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from sinks.redis_status import StatusBoard
 from tests.fakes.capture import CONTENT, Captured, create_tables, ids_in_table, insert
-from tests.pipeline import every
+from tests.pipeline import every, free_port
 
 
 @pytest.fixture
@@ -206,6 +209,23 @@ def test_a_renamed_slot_is_refused_and_a_recapture_sends_nothing_twice(
     insert(captured.dsn, 10)
     captured.await_ids(lambda: ids_in_table(captured.dsn))
     assert last.stop() == 0
+
+
+def test_the_log_that_the_slot_keeps_is_told(captured: Captured, redis_url: str, wait_for: Callable[..., Any]) -> None:
+    port = free_port()
+    capture = captured.capture(HEALTH_PORT=str(port), REDIS_URL=redis_url).start()
+    wait_for(lambda: capture.logged("streaming"), timeout=60)
+    base = f"http://127.0.0.1:{port}"
+
+    def told() -> dict[str, Any]:
+        return dict(httpx.get(f"{base}/health").json()["capture"])
+
+    wait_for(lambda: told()["retained_bytes"], timeout=30, message="the bytes that are kept")
+    assert (told()["wal_status"], told()["trouble"], told()["limit_bytes"]) == ("reserved", "", 2**30)
+    assert f'capture_slot_retained_bytes{{slot="{captured.slot}"}}' in httpx.get(f"{base}/metrics").text
+    board = StatusBoard(redis.Redis.from_url(redis_url), captured.slot)
+    wait_for(lambda: "retained_bytes" in board.read()[f"capture.{captured.slot}"]["capture"], timeout=10)
+    assert capture.stop() == 0
 
 
 def test_servers_that_are_away_at_the_start_are_waited_for(
