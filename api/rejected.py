@@ -27,9 +27,11 @@ EXAMPLE_MAX = 200  # characters that are shown
 PAYLOAD_MAX = 65_536  # bytes that are kept of one
 PARSE = "parse"  # the `sink` of what was refused before it was an event
 OTHERS = "other"
-# An id of a user, wherever it stands in what is no JSON, and what anybody would read as one.
+# An id of a user, wherever it stands in what is no JSON, and what anybody would read as one. No part may be long
+# without end: a payload of one long word would take seconds.
 _USER = re.compile(
-    r"""("?\buser\w*"?\s*[:=]\s*)("[^"]*"?|'[^']*'?|[^\s,;&}\]]+)|\buser[_-][\w.@-]+|[\w.+-]+@[\w-]+\.\w[\w.]*"""
+    r"""("?\buser\w{0,20}"?\s{0,5}[:=]\s{0,5})("[^"]*"?|'[^']*'?|[^\s,;&}\]]+)"""
+    r"""|\buser[_-][\w.@-]+|(?<![\w.+-])[\w.+-]{1,64}@[\w-]+\.\w[\w.]*"""
 )
 _PRIVATE = re.compile(r"user|mail|name|phone|address|^ip$|raw_payload", re.IGNORECASE)
 _OURS = frozenset({"event_name"})
