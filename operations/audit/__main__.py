@@ -15,9 +15,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from operations.audit.auditor import EPOCH, WAIT_S, Audit, default_range
+from operations.audit.auditor import WAIT_S, Audit, Options, default_range, us_of
 from operations.audit.auditor import Progress as Told
 from operations.audit.problem import CouldNotLook
+from operations.audit.repair import Repair
 from operations.audit.report import Report
 from operations.audit.scan import Range
 from operations.terminal import in_words
@@ -38,6 +39,10 @@ def main(
         typer.Option(help="What the partner holds: an event id, or an event as JSON, per line.", dir_okay=False),
     ] = None,
     report_file: Annotated[Path | None, typer.Option("--json", help="Write everything there, with all ids.")] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Put right what can be, and look again: send again, correct, rebuild."),
+    ] = False,
     max_names: Annotated[int, typer.Option(min=0, help="Ids shown of each finding.")] = 10,
     wait: Annotated[float, typer.Option(min=0, help="Seconds that the capture may take to catch up.")] = WAIT_S,
 ) -> None:
@@ -52,7 +57,7 @@ def main(
     with in_words():
         try:
             with _progress() as told:
-                report = Audit(settings, wanted, chosen, partner_ids, None, wait, told).run()
+                report = _report(settings, Options(wanted, chosen, partner_ids, None, wait, told), repair, max_names)
         except CouldNotLook as failure:
             typer.echo(str(failure), err=True)
             raise typer.Exit(2) from failure
@@ -60,6 +65,25 @@ def main(
         report_file.write_text(json.dumps(report.as_json(), indent=1), encoding="utf-8")
     _tell(report, max_names)
     raise typer.Exit(0 if report.clean else 1)
+
+
+def _report(settings: Settings, options: Options, repair: bool, max_names: int) -> Report:
+    """Of the last look: with `repair`, of the one behind the repair."""
+    if not repair:
+        return Audit(settings, options).run()
+    mending = Repair(settings)
+    mending.open()
+    first = Audit(settings, options)
+    report = first.run()
+    if report.clean:
+        return report
+    _tell(report, max_names)
+    done = list(mending.run(first))
+    for line in done:
+        typer.echo(line)
+    report = Audit(settings, options).run()
+    report.repaired = done
+    return report
 
 
 def _settings(sinks: tuple[str, ...]) -> Settings:
@@ -83,8 +107,7 @@ def _microseconds(text: str, option: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError as wrong:
         raise typer.BadParameter(f"{text!r} is no time such as 2025-08-10T14:30Z", param_hint=option) from wrong
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int((moment - EPOCH).total_seconds()) * 1_000_000 + moment.microsecond
+    return us_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 @contextmanager
@@ -129,7 +152,7 @@ def _tell(report: Report, max_names: int) -> None:
     console.print(report.table)
     for finding in report.findings:
         typer.echo(f"{'DIFFERS ' if finding.is_error else 'no error'}  {finding.said(max_names)}")
-    for note in (*report.notes, *report.repaired):
+    for note in report.notes:
         typer.echo(note)
 
 

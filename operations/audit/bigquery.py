@@ -12,7 +12,9 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 from engagement.enrich import ContentRow, percentage_hundredths
 from operations.audit.scan import event_rows
 from operations.audit.spool import Rows
+from sinks import bigquery_tables
 from sinks.bigquery_client import BigQueryTable
+from sinks.bigquery_ledger import QUERY_SECONDS
 
 READ: Final = (
     *("event_id", "content_id", "content_slug", "content_title", "content_type", "content_length_seconds"),
@@ -35,6 +37,9 @@ class BigQueryRows(Protocol):
     def rows(self, begin_us: int, end_us: int) -> Iterator[pa.RecordBatch]:
         """The rows whose event_ts lies in [begin, end), with the columns of READ, in any order."""
 
+    def replace(self, rows: Sequence[Mapping[str, Any]], begin_us: int, end_us: int) -> None:
+        """Put these rows in the place of all rows of their events in [begin, end)."""
+
 
 class TableRows:
     """The table itself: the Storage Read API at Google, REST pages at an emulator."""
@@ -52,6 +57,40 @@ class TableRows:
         found = self._client.query(sql, job_config=options).result()
         reader = BigQueryReadClient(credentials=self._client._credentials) if self._table.rest is None else None  # type: ignore[no-untyped-call]
         yield from found.to_arrow_iterable(bqstorage_client=reader)
+
+    def replace(self, rows: Sequence[Mapping[str, Any]], begin_us: int, end_us: int) -> None:
+        """See BigQueryRows. First the new rows, then without the old: whoever dies between leaves doubled events, which
+        the next audit names, and the row that a sink's position names is there at every moment. A DML statement sees
+        rows of the Storage Write API at once, but not inside a transaction of several statements."""
+        now = datetime.now(UTC)
+        columns = [
+            (name, kind, mode == "REPEATED") for name, kind, mode in bigquery_tables.columns(bigquery_tables.ROWS)
+        ]
+        parameters, values = [], []
+        for number, row in enumerate(rows):
+            row = {**row, "ingest_timestamp": now}
+            names = [f"v{number}_{at}" for at in range(len(columns))]
+            values.append(f"({', '.join(f'@{name}' for name in names)})")
+            for name, (column, kind, repeated) in zip(names, columns, strict=True):
+                made = bigquery.ArrayQueryParameter if repeated else bigquery.ScalarQueryParameter
+                parameters.append(made(name, kind, row[column]))
+        listed = ", ".join(name for name, _, _ in columns)
+        self._run(f"INSERT INTO `{self._table.name}` ({listed}) VALUES {', '.join(values)}", parameters)
+        ids = sorted({str(row["event_id"]) for row in rows})
+        self._run(
+            f"DELETE FROM `{self._table.name}` WHERE event_ts >= @begin AND event_ts < @end "
+            "AND event_id IN UNNEST(@ids) AND (ingest_timestamp IS NULL OR ingest_timestamp != @now)",
+            [
+                _time("begin", begin_us),
+                _time("end", end_us),
+                bigquery.ArrayQueryParameter("ids", "STRING", ids),
+                bigquery.ScalarQueryParameter("now", "TIMESTAMP", now),
+            ],
+        )
+
+    def _run(self, sql: str, parameters: list[Any]) -> None:
+        options = bigquery.QueryJobConfig(query_parameters=parameters)
+        self._client.query(sql, job_config=options).result(timeout=QUERY_SECONDS)
 
 
 def judged(

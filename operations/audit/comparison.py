@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from operations.audit.bigquery import FOREIGN, STALE, WITHOUT_COLUMNS, WRONG
 from operations.audit.report import Findings, Sums
-from operations.audit.scan import IN_RANGE, REJECTED, REPLAYED, TARGETED, Letters, Scanned
+from operations.audit.scan import AFTER_EXPORT, IN_RANGE, REJECTED, REPLAYED, TARGETED, Letters, Scanned
 from operations.audit.spool import BUCKETS, Keys, Rows, Spool, named_keys, places
 
 EXPIRED: Final = 1  # flag of a row of PostgreSQL: so old that Kafka may no longer have its record
@@ -43,12 +43,12 @@ def _turned(keys: Keys) -> Keys:
 
 
 def compare_with_postgres(
-    table: Spool, scanned: Scanned, findings: Findings, *, behind: bool, lacking: Lacking
-) -> tuple[int, list[int], list[str]]:
-    """PostgreSQL -> Kafka. Answers (rows not yet due, integer ids and other ids that only Kafka has).
+    table: Spool, scanned: Scanned, findings: Findings, lacking: Lacking, *, behind: bool
+) -> tuple[Sums, list[int], list[str]]:
+    """PostgreSQL -> Kafka. Also the integer ids and the other ids that only Kafka has.
 
     behind  the capture has not sent all rows of this snapshot yet: none is called missing"""
-    not_due = 0
+    sums = Sums("kafka", records=len(table))
     strange_ids: list[int] = []
     strange_texts: list[str] = []
     for number in range(BUCKETS):
@@ -57,11 +57,12 @@ def compare_with_postgres(
         names = scanned.records.names(number)
         absent = rows[~np.isin(rows["key"], originals["key"]) & ((rows["flags"] & EXPIRED) == 0)]
         if behind:
-            not_due += len(absent)
+            sums.not_due += len(absent)
         elif len(absent):
             ids = named_keys(absent["key"].tolist(), names)
             findings.add("kafka", "missing", ids)
             lacking.ids += map(int, ids)
+            sums.missing += len(absent)
         keys, counts = np.unique(originals["key"], return_counts=True)
         twice = keys[(counts > 1) & np.isin(keys, rows["key"])]
         findings.add("kafka", "doubled", named_keys(twice.tolist(), names))
@@ -75,7 +76,8 @@ def compare_with_postgres(
                 strange_texts.append(name)
             else:
                 strange_ids.append(int(name))
-    return not_due, strange_ids, strange_texts
+    sums.delivered = sums.records - sums.not_due - sums.missing
+    return sums, strange_ids, strange_texts
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ class _Bucket:
         position = np.zeros(1 + max([*delivery.positions, *self.records["partition"].tolist(), 0]), np.int64)
         for partition, at in delivery.positions.items():
             position[partition] = at
-        self.due: Mask = self.wanted & (self.records["offset"] < position[self.records["partition"]])
+        due = self.wanted & (self.records["offset"] < position[self.records["partition"]])
+        # what the partner exported before a record came cannot hold it
+        self.due: Mask = due if delivery.placed else due & ((flags & AFTER_EXPORT) == 0)
         rows = table.bucket(number)
         old = ((rows["flags"] & EXPIRED) != 0) & ~np.isin(rows["key"], self.records["key"])
         self.expired = rows[old]
@@ -215,17 +219,19 @@ class _Bucket:
 
 def compare_letters(
     scanned: Scanned, letters: Letters, position: dict[int, int], starts: dict[int, int], findings: Findings
-) -> int:
-    """Each rejected record has one letter, with its bytes. Answers how many are not yet due.
+) -> Sums:
+    """Each rejected record has one letter, with its bytes.
 
     starts  Kafka partition -> the first offset that was scanned"""
-    not_due = 0
+    sums = Sums("dead_letters", records=len(scanned.rejected))
     for number in range(BUCKETS):
         rejected, found = scanned.rejected.bucket(number), letters.parse.bucket(number)
         ends = np.array([position.get(partition, 0) for partition in rejected["partition"].tolist()], np.int64)
         absent = ~np.isin(rejected["key"], found["key"])
         due = rejected["offset"] < ends
-        not_due += int((absent & ~due).sum())
+        sums.not_due += int((absent & ~due).sum())
+        sums.missing += int((absent & due).sum())
+        sums.refused += int((~absent).sum())
         findings.add("dead_letters", "missing", _placed(rejected[absent & due]))
         keys, first, counts = np.unique(found["key"], return_index=True, return_counts=True)
         known = np.isin(keys, rejected["key"])
@@ -236,7 +242,7 @@ def compare_letters(
         of_rejected = found[np.isin(found["key"], rejected["key"])]
         other = of_rejected[~np.isin(pairs(of_rejected, False), pairs(rejected, False))]
         findings.add("dead_letters", "altered", _placed(other))
-    return not_due
+    return sums
 
 
 def _placed(rows: Rows) -> list[str]:

@@ -31,7 +31,6 @@ def looking_at(service: str) -> Iterator[None]:
         GoogleAPIError,
         google.auth.exceptions.GoogleAuthError,
         FlowStopped,
-        OSError,
     ) as failure:
         words = " ".join(str(failure).split())[:300]
         raise CouldNotLook(f"Could not look into {service}: {words or type(failure).__name__}") from failure

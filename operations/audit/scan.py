@@ -24,6 +24,7 @@ IN_RANGE: Final = 1  # its event time lies in the audited range
 REJECTED: Final = 2  # parse does not take it
 REPLAYED: Final = 4  # brought back by hand, from a dead letter or by a repair
 FOR: Final = {"bigquery": 8, "partner": 16}  # for this sink alone
+AFTER_EXPORT: Final = 32  # came to Kafka after the partner had said what it holds
 TARGETED: Final = 8 | 16
 
 
@@ -51,11 +52,12 @@ class Scanned:
     records: Spool
     rejected: Spool
     repairs: Spool
+    exported_s: float | None  # when the partner said what it holds, seconds since 1970
     skipped: int = 0
 
     @classmethod
-    def empty(cls, folder: Path) -> "Scanned":
-        return cls(Spool(folder, "records"), Spool(folder, "rejected"), Spool(folder, "repairs"))
+    def empty(cls, folder: Path, exported_s: float | None = None) -> "Scanned":
+        return cls(Spool(folder, "records"), Spool(folder, "rejected"), Spool(folder, "repairs"), exported_s)
 
     def take(self, records: Records, wanted: Range) -> ParsedEvents:
         """Judge a batch and keep its fingerprints; what parse made of it."""
@@ -63,7 +65,7 @@ class Scanned:
         partition = records.span.partition.partition
         replayed = _replayed(records)
         at_index = {int(offset): index for index, offset in enumerate(records.offsets.tolist())} if replayed else {}
-        self._events(parsed, partition, wanted, replayed)
+        self._events(parsed, partition, wanted, replayed, self._after_export(records))
         if parsed.rejected:
             self._rejected(parsed.rejected, partition, wanted, replayed, records.span.partition.topic)
         if replayed:
@@ -88,9 +90,14 @@ class Scanned:
         found = np.isin(text_keys([event_id for _, event_id in named])[0], keys)
         offsets += [offset for (offset, _), is_wanted in zip(named, found.tolist(), strict=True) if is_wanted]
         if offsets:
-            self.take(_only(records, np.isin(records.offsets, offsets)), wanted)
+            self.take(only(records, np.isin(records.offsets, offsets)), wanted)
 
-    def _events(self, parsed: ParsedEvents, partition: int, wanted: Range, replayed: set[int]) -> None:
+    def _after_export(self, records: Records) -> set[int]:
+        if self.exported_s is None:
+            return set()
+        return set(records.offsets[records.timestamps_ms > self.exported_s * 1000].tolist())
+
+    def _events(self, parsed: ParsedEvents, partition: int, wanted: Range, replayed: set[int], late: set[int]) -> None:
         if not len(parsed):
             return
         keys, named = text_keys(parsed.event_ids)
@@ -101,6 +108,8 @@ class Scanned:
             flags |= np.array([FOR.get(target or "", 0) for target in parsed.targets], np.int64)
         if replayed:
             flags |= np.where([offset in replayed for offset in parsed.offsets.tolist()], REPLAYED, 0)
+        if late:
+            flags |= np.where([offset in late for offset in parsed.offsets.tolist()], AFTER_EXPORT, 0)
         rows = rows_of(
             keys,
             prints,
@@ -167,7 +176,7 @@ def spread(where: Keys) -> Keys:
     return keys ^ (keys >> np.uint64(29))
 
 
-def _only(records: Records, chosen: npt.NDArray[np.bool_]) -> Records:
+def only(records: Records, chosen: npt.NDArray[np.bool_]) -> Records:
     """Some of the records of a batch."""
     at = np.flatnonzero(chosen).tolist()
     return replace(
