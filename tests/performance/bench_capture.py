@@ -105,11 +105,7 @@ def _backlog(place: Site, rows: int, number: int, profile: Path | None = None) -
     begin = time.monotonic()
     capture = launch(pipeline, "capture", "bytewax.run", "dataflows.cdc_capture")
     claimed = lambda: slot_active(pipeline)  # noqa: E731
-    found = [
-        measure(
-            place, "capture", [capture], lambda: arriving.count() >= rows, rows, begin, claimed=claimed, profile=profile
-        )
-    ]
+    found = [measure(place, "capture", [capture], arriving.count, rows, begin, claimed=claimed, profile=profile)]
     capture.kill()
     found.append(_ceiling(place, pipeline, f"ceiling_{number}", rows))
     for each in (slot, f"ceiling_{number}"):
@@ -126,7 +122,7 @@ def _ceiling(place: Site, pipeline: Pipeline, slot: str, rows: int) -> Drained:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output)
     running = Flow(process, log)
     try:
-        return measure(place, "ceiling", [running], lambda: arriving.count() >= rows, rows, begin)
+        return measure(place, "ceiling", [running], arriving.count, rows, begin)
     finally:
         running.kill()
 

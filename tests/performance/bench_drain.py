@@ -9,7 +9,8 @@ bigquery, partner, all   likewise, against a Storage Write server that acknowled
 naive     stock Bytewax: an event per item, a window per content, on few events
 
 In each round every flow empties the same topic, the compared ones one after another; ratios are within a round. Time
-runs from the first claimed position until the last event is acknowledged; start-up is reported apart. Recovery is on.
+runs from the first claimed position until the last event is acknowledged; start-up is reported apart (until that
+position + until the first event is acknowledged). Recovery is on.
 """
 
 from pathlib import Path
@@ -79,7 +80,8 @@ def _say(number: int, each: Drained) -> None:
     servers = ", ".join(f"{name} {seconds:.1f}" for name, seconds in each.servers.items() if seconds >= 0.1)
     console.print(
         f"round {number}: {each.flow} x{each.processes}: {each.rate:,.0f}/s, {each.cpu_per_million:.2f} CPU s/M, "
-        f"{each.rss_mb:.0f} MB, start {each.startup_s:.1f} s [dim](servers, CPU s: {servers})[/dim]",
+        f"{each.rss_mb:.0f} MB, start {each.startup_s:.1f} + {each.first_s:.1f} s "
+        f"[dim](servers, CPU s: {servers})[/dim]",
         highlight=False,
     )
 
@@ -96,6 +98,7 @@ def _summarise(record: Record, done: list[tuple[int, Drained]]) -> None:
         cpu = record.figure(f"{key}.cpu_per_million", (each.cpu_per_million for _, each in runs))
         rss = record.figure(f"{key}.rss_mb", (each.rss_mb for _, each in runs))
         starting = record.figure(f"{key}.startup_s", (each.startup_s for _, each in runs))
+        record.figure(f"{key}.first_s", (each.first_s for _, each in runs))
         servers = {}
         for name in ("redis", "kafka"):
             used = [each.servers[name] / each.events * 1e6 for _, each in runs]

@@ -46,8 +46,8 @@ def _measure(running: Live, rate: int, seconds: float, keep: bool) -> list[list[
     record = Record(f"bench_freshness_{rate}", {**options, "processes": len(running.flows) - 2})
     seen = running.load(rate, seconds)
     rows = []
-    for where, waits_s in (("Redis", seen.redis_s), ("API", seen.api_s)):
-        waits_ms = np.array(waits_s) * 1000
+    for where, waits in (("Redis", seen.redis), ("API", seen.api)):
+        waits_ms = np.array([wait for _, wait in waits]) * 1000
         figures = [
             record.figure(f"{where.lower()}.p{each}", [float(np.percentile(waits_ms, each))]) for each in PERCENTILES
         ]
@@ -56,15 +56,15 @@ def _measure(running: Live, rate: int, seconds: float, keep: bool) -> list[list[
     record.figure("missing", [seen.missing])
     for name, share in seen.cpu.items():
         record.figure(f"cpu.{name}", [share])
-    record.samples = [{"redis_ms": _ms(seen.redis_s), "api_ms": _ms(seen.api_s)}]
+    record.samples = [{"redis_ms": _ms(seen.redis), "api_ms": _ms(seen.api)}]
     _say(seen, rate)
     if keep:
         record.write()
     return rows
 
 
-def _ms(waits_s: list[float]) -> list[float]:
-    return [round(wait * 1000, 2) for wait in waits_s]
+def _ms(waits: list[tuple[float, float]]) -> list[float]:
+    return [round(wait * 1000, 2) for _, wait in waits]
 
 
 def _say(seen: Seen, rate: int) -> None:

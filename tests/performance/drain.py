@@ -22,9 +22,9 @@ SINKS = {
     "redis": "redis",
     "bigquery": "bigquery",
     "partner": "partner",
-    "dead_letters": "dead_letters",
     "all": "redis,bigquery,partner,dead_letters",
 }
+COUNTING = ("bigquery", "partner")  # the sinks whose stand-ins count
 RAW = {"raw": [], "decode": ["decode"]}
 
 
@@ -33,6 +33,7 @@ class Drained:
     """What one run took.
 
     seconds    from the first claimed position until all is acknowledged;  startup_s  until that position was claimed
+    first_s    of these seconds, until the first event was acknowledged: contents are read, streams opened
     cpu_s      of the flow's processes in these seconds;  rss_mb  the peak of the largest of them, since its start
     servers    CPU seconds of each server and stand-in in these seconds
     """
@@ -42,6 +43,7 @@ class Drained:
     events: int
     seconds: float
     startup_s: float
+    first_s: float
     cpu_s: float
     rss_mb: float
     servers: dict[str, float]
@@ -81,13 +83,13 @@ def drain(
     shares = _shares(list(ends), processes)
     begin = time.monotonic()
     if flow in RAW:
-        running, done = _raw(site, flow, shares, topic, count)
+        running, acknowledged = _raw(site, flow, shares, topic)
     elif flow == "naive":
-        running, done = _naive(site, topic)
+        running, acknowledged = _naive(site, topic, count)
     else:
-        running, done = _ours(site, pipeline, flow, shares, cluster, ends, count)
+        running, acknowledged = _ours(site, pipeline, flow, shares, cluster)
     try:
-        measured = measure(site, flow, running, done, count, begin, profile=profile, may_end=flow == "naive")
+        measured = measure(site, flow, running, acknowledged, count, begin, profile=profile, may_end=flow == "naive")
         return replace(measured, cluster=cluster)
     finally:
         for each in running:
@@ -99,7 +101,7 @@ def measure(
     site: Site,
     flow: str,
     running: Sequence[Flow],
-    done: Callable[[], bool],
+    acknowledged: Callable[[], int],
     count: int,
     began: float,
     *,
@@ -107,8 +109,9 @@ def measure(
     profile: Path | None = None,
     may_end: bool = False,
 ) -> Drained:
-    """Watch processes that were started at `began` (monotonic) until they are `done` with `count` events.
+    """Watch processes that were started at `began` (monotonic) until `count` events are acknowledged.
 
+    acknowledged  how many are by now
     claimed  whether the work has begun; default: one of them has said that it claimed a partition
     """
     claimed = claimed or (lambda: any(b"partition_claimed" in each.log.read_bytes() for each in running))
@@ -119,8 +122,10 @@ def measure(
     claimed_at = time.monotonic()
     used = Stretch.begin({**{str(each.process.pid): each.process.pid for each in running}, **pids})
     with _profiled(running[0].process.pid, profile):
-        latest, rss_mb = used.seconds(), 0.0
-        while not done():
+        latest, rss_mb, first_at = used.seconds(), 0.0, 0.0
+        while (there := acknowledged()) < count:
+            if there > 0 and not first_at:
+                first_at = time.monotonic()
             _alive(running, claimed_at, may_end)
             time.sleep(LOOK_S)
             latest, rss_mb = _later(latest, used.seconds()), max(rss_mb, *_peaks(running))
@@ -132,6 +137,7 @@ def measure(
         events=count,
         seconds=finished - claimed_at,
         startup_s=claimed_at - began,
+        first_s=(first_at or finished) - claimed_at,
         cpu_s=sum(latest[str(each.process.pid)] for each in running),
         rss_mb=max(rss_mb, *_peaks(running)),
         servers={name: latest[name] for name in pids},
@@ -144,9 +150,7 @@ def _shares(partitions: Sequence[int], processes: int) -> list[list[int]]:
     return [list(partitions[first : first + size]) for first in range(0, len(partitions), size)]
 
 
-def _raw(
-    site: Site, flow: str, shares: list[list[int]], topic: str, count: int
-) -> tuple[list[Flow], Callable[[], bool]]:
+def _raw(site: Site, flow: str, shares: list[list[int]], topic: str) -> tuple[list[Flow], Callable[[], int]]:
     running, counters = [], []
     for number, share in enumerate(shares):
         site.runs += 1
@@ -157,10 +161,10 @@ def _raw(
         with path.open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output)
         running.append(Flow(process, path))
-    return running, lambda: sum(counter.value for counter in counters) >= count
+    return running, lambda: sum(counter.value for counter in counters)
 
 
-def _naive(site: Site, topic: str) -> tuple[list[Flow], Callable[[], bool]]:
+def _naive(site: Site, topic: str, count: int) -> tuple[list[Flow], Callable[[], int]]:
     site.runs += 1
     work = site.root / f"naive-{site.runs}"
     work.mkdir()
@@ -172,48 +176,46 @@ def _naive(site: Site, topic: str) -> tuple[list[Flow], Callable[[], bool]]:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
     flow = Flow(process, work / "log")
 
-    def ended() -> bool:
+    def all_or_nothing() -> int:
         assert process.poll() in (None, 0), flow.said()[-3000:]
-        return process.returncode == 0
+        return count if process.returncode == 0 else 0
 
-    return [flow], ended
+    return [flow], all_or_nothing
 
 
 def _ours(
-    site: Site,
-    pipeline: Pipeline,
-    flow: str,
-    shares: list[list[int]],
-    cluster: bool,
-    ends: dict[int, int],
-    count: int,
-) -> tuple[list[Flow], Callable[[], bool]]:
-    sinks = SINKS[flow]
-    wanted = [(site.stand_ins[name].counter, count) for name in ("bigquery", "partner") if name in sinks.split(",")]
-    wanted = [(counter, counter.value + more) for counter, more in wanted]
+    site: Site, pipeline: Pipeline, flow: str, shares: list[list[int]], cluster: bool
+) -> tuple[list[Flow], Callable[[], int]]:
+    acknowledged = acknowledged_by(site, pipeline, SINKS[flow])
     if cluster:
-        running = pipeline.start_cluster(len(shares), flow, snapshot_s=5, SINKS=sinks)
-    else:
-        running = [
-            pipeline.start(f"{flow}-{number}", snapshot_s=5, SINKS=sinks, KAFKA_PARTITIONS=",".join(map(str, share)))
-            for number, share in enumerate(shares)
-        ]
+        return pipeline.start_cluster(len(shares), flow, snapshot_s=5, SINKS=SINKS[flow]), acknowledged
+    running = [
+        pipeline.start(f"{flow}-{number}", snapshot_s=5, SINKS=SINKS[flow], KAFKA_PARTITIONS=",".join(map(str, share)))
+        for number, share in enumerate(shares)
+    ]
+    return running, acknowledged
 
-    client, keys = pipeline.client(), [pipeline.keys(partition).position for partition in ends]
 
-    def at_ends() -> bool:
-        looking = client.pipeline(transaction=False)
+def acknowledged_by(site: Site, pipeline: Pipeline, sinks: str) -> Callable[[], int]:
+    """How many events the slowest of these sinks has acknowledged since now; Redis: since offset 0."""
+    names = sinks.split(",")
+    counters = [
+        (site.stand_ins[name].counter, site.stand_ins[name].counter.value) for name in names if name in COUNTING
+    ]
+    client = pipeline.client()
+    keys = [pipeline.keys(partition).position for partition in range(pipeline.partitions)]
+
+    def in_redis() -> int:
+        asking = client.pipeline(transaction=False)
         for key in keys:
-            looking.hget(key, "next")
-        return [int(found or -1) for found in looking.execute()] == list(ends.values())
+            asking.hget(key, "next")
+        return sum(int(found or 0) for found in asking.execute())
 
-    def all_there() -> bool:
-        counted = all(counter.value >= number for counter, number in wanted)
-        in_redis = "redis" not in sinks.split(",") or at_ends()
-        letters = flow != "dead_letters" or pipeline.sink_positions("dead_letters") == ends
-        return counted and in_redis and letters
+    def slowest() -> int:
+        taken = [counter.value - before for counter, before in counters]
+        return min([*taken, in_redis()] if "redis" in names else taken)
 
-    return running, all_there
+    return slowest
 
 
 def _alive(running: Sequence[Flow], since: float, may_end: bool = False) -> None:

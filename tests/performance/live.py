@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from tests.performance.loader import PROBE_EVERY_S
 from tests.performance.site import Site, launch
 from tests.performance.usage import Stretch
 from tests.pipeline import ROOT, Flow, Pipeline, free_port
@@ -34,12 +35,13 @@ class Probe:
 
 @dataclass
 class Seen:
-    """Seconds from the commit until a probe was seen, in the order of the commits; rate: rows/s that were loaded.
+    """When each probe was committed and how much later it was seen: (monotonic seconds, seconds), as they were seen.
 
-    missing  probes that were not there in time;  cpu  share of a core that each process used"""
+    rate  rows/s that were loaded;  missing  probes that did not come in time
+    cpu   share of a core that each process used"""
 
-    redis_s: list[float] = field(default_factory=list)
-    api_s: list[float] = field(default_factory=list)
+    redis: list[tuple[float, float]] = field(default_factory=list)
+    api: list[tuple[float, float]] = field(default_factory=list)
     missing: int = 0
     rate: float = 0.0
     cpu: dict[str, float] = field(default_factory=dict)
@@ -53,14 +55,15 @@ class Live:
     pipeline: Pipeline
     api_port: int
     flows: dict[str, Flow]
+    began: float  # monotonic, when the deployments for Redis were started
 
-    def load(self, rate: float, seconds: float) -> Seen:
-        """Load rows for so long, and watch when the probes among them arrive. The first two seconds do not count."""
+    def load(self, rate: float, seconds: float, warm_up_s: float = 2.0) -> Seen:
+        """Load rows for so long, and watch when the probes among them arrive. The first seconds do not count."""
         _forget_probes(self.pipeline.postgres)
         command = [sys.executable, "-m", "tests.performance.loader", self.pipeline.postgres, str(rate), str(seconds)]
         seen = Seen()
-        in_redis = _Watch(seen.redis_s, self._in_redis(), LOOK_S)
-        in_api = _Watch(seen.api_s, self._in_api(), API_LOOK_S)
+        in_redis = _Watch(seen.redis, self._in_redis(), LOOK_S)
+        in_api = _Watch(seen.api, self._in_api(), API_LOOK_S)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as loader:
             pids = {name: flow.process.pid for name, flow in self.flows.items()} | self.site.pids
             assert loader.stdout is not None
@@ -73,7 +76,7 @@ class Live:
                 if used is None:
                     used, began = Stretch.begin(pids), time.monotonic()
                 number += 1
-                if number * 0.05 < 2:
+                if number * PROBE_EVERY_S < warm_up_s:
                     continue
                 probe = Probe(content_id, *map(float, times))
                 in_redis.add(probe)
@@ -117,8 +120,10 @@ class Live:
 class _Watch:
     """A thread that looks for what is outstanding, all of it each time, so that one late probe delays no other."""
 
-    def __init__(self, waits_s: list[float], look: Callable[[list[Probe]], list[bool]], pause_s: float) -> None:
-        self._waits_s, self._look, self._pause_s = waits_s, look, pause_s
+    def __init__(
+        self, waits: list[tuple[float, float]], look: Callable[[list[Probe]], list[bool]], pause_s: float
+    ) -> None:
+        self._waits, self._look, self._pause_s = waits, look, pause_s
         self._outstanding: list[Probe] = []
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -151,7 +156,7 @@ class _Watch:
                 found = self._look(asked)
                 now = time.monotonic()
                 arrived = [probe for probe, there in zip(asked, found, strict=True) if there]
-                self._waits_s.extend(now - probe.committed_s for probe in arrived)
+                self._waits.extend((probe.committed_s, now - probe.committed_s) for probe in arrived)
                 with self._lock:
                     self._outstanding = [probe for probe in self._outstanding if probe not in arrived]
         except Exception as failure:
@@ -186,6 +191,7 @@ def live(site: Site, processes: int = 1) -> Iterator[Live]:
     pipeline.env |= {"CDC_SLOT": pipeline.group.replace("-", "_"), "API_PORT": str(port)}
     shares = [list(range(pipeline.partitions))[number::processes] for number in range(processes)]
     flows = {"capture": launch(pipeline, "capture", "bytewax.run", "dataflows.cdc_capture")}
+    began = time.monotonic()
     for number, share in enumerate(shares):
         name = f"redis-{number}"
         flows[name] = pipeline.start(name, snapshot_s=5, SINKS="redis", KAFKA_PARTITIONS=",".join(map(str, share)))
@@ -195,7 +201,7 @@ def live(site: Site, processes: int = 1) -> Iterator[Live]:
             pipeline.claimed(flow)
         _wait(lambda: _answers(port), flows["api"])
         _wait(lambda: slot_active(pipeline), flows["capture"])
-        yield Live(site, pipeline, port, flows)
+        yield Live(site, pipeline, port, flows, began)
     finally:
         for flow in flows.values():
             flow.kill()
