@@ -14,7 +14,7 @@ import typer
 
 from demo.watcher import EVERY_S
 from tests.crashes.installation import Deployment
-from tests.crashes.processes import Processes
+from tests.crashes.processes import Processes, without_fork_handlers
 from tests.crashes.results import RESULTS, replace
 from tests.crashes.stage import Stage
 from tests.crashes.trial import Outcome, Trial
@@ -159,8 +159,12 @@ def shown(outcome: Outcome, run: Run) -> str:
     return next((finding for finding in outcome.findings if finding.startswith(run.expected)), "")
 
 
-def main(names: Annotated[list[str] | None, typer.Argument(help="protections; default: all")] = None) -> None:
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="protections; default: all")] = None,
+    results: Annotated[Path, typer.Option(help="a line of JSON for each")] = RESULTS / "controls.jsonl",
+) -> None:
     """Exit code 1 where a control run finds everything in order."""
+    without_fork_handlers()
     chosen: Sequence[Run] = [run for run in RUNS if not names or run.protection in names]
     root = Path(tempfile.mkdtemp(prefix="crash-controls-"))
     stage = Stage(root, Processes(True, root))
@@ -172,7 +176,7 @@ def main(names: Annotated[list[str] | None, typer.Argument(help="protections; de
             found = shown(outcome, run)
             silent += not found
             replace(
-                RESULTS / "controls.jsonl",
+                results,
                 {
                     "protection": run.protection,
                     "off": PROTECTIONS[run.protection].is_off,

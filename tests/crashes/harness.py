@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from tests.crashes.faults import plan
-from tests.crashes.processes import Processes
+from tests.crashes.processes import Processes, without_fork_handlers
 from tests.crashes.results import RESULTS, append, entry
 from tests.crashes.stage import Stage
 from tests.crashes.trial import Outcome, Trial
@@ -54,6 +54,7 @@ def main(
     logs: Annotated[Path, typer.Option(help="of trials that found something")] = Path("/tmp/crash-trials"),
 ) -> None:
     """Exit code 1 where anything was lost, doubled or otherwise wrong."""
+    without_fork_handlers()
     root = Path(tempfile.mkdtemp(prefix="crash-test-"))
     stage = Stage(root, Processes(not cold, root))
     sent = found = number = 0

@@ -97,7 +97,6 @@ class Installation:
         self.pipeline.env = {
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "OPENBLAS_NUM_THREADS": "1",
-            "GRPC_ENABLE_FORK_SUPPORT": "0",
             "DATABASE_URL": self.stage.dsn(self.group, proxied=True),
             "REDIS_URL": self.stage.redis_url(proxied=True),
             "CDC_SLOT": self.group,

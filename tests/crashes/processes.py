@@ -15,6 +15,15 @@ from pathlib import Path
 from demo.services import children
 
 ROOT = Path(__file__).parents[2]
+FORK_HANDLERS = "GRPC_ENABLE_FORK_SUPPORT"
+
+
+def without_fork_handlers() -> None:
+    """Start this command again without gRPC's handlers of fork: they crash a process that starts servers while it is
+    one itself, and gRPC asks the environment before anybody can say so from within."""
+    if os.environ.get(FORK_HANDLERS) != "0":
+        os.environ[FORK_HANDLERS] = "0"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @dataclass
@@ -68,7 +77,7 @@ class Processes:
         """From the main thread."""
         if not self.warm:
             return
-        env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with (self.work / "template.log").open("ab") as log:
             self._template = subprocess.Popen(
                 [sys.executable, "-m", "tests.crashes.template"],

@@ -24,6 +24,7 @@ def entry(outcome: Outcome, *, warm: bool) -> dict[str, Any]:
         "events": outcome.verdict.events,
         "lost": outcome.verdict.lost,
         "doubled": outcome.verdict.doubled,
+        "audit_clean": outcome.verdict.audited,
         "repeated_requests": outcome.verdict.repeated,
         "recovered_s": outcome.recovered,
         "ended": outcome.ended,

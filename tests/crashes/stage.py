@@ -1,11 +1,11 @@
 """The services of crash trials, kept up from trial to trial: Kafka, PostgreSQL, Valkey."""
 
 import contextlib
-import os
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ class Stage:
 
     def open(self) -> None:
         """Start everything."""
-        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # its handlers get in the way of starting servers
         self.root.chmod(0o711)
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="stage")
         kinds: dict[str, type[Server]] = {"kafka": ProxiedKafka, "postgres": PostgresServer, "redis": ValkeyServer}
@@ -76,7 +75,7 @@ class Stage:
     def properties(self) -> dict[str, str]:
         return {"bootstrap.servers": self.bootstrap}
 
-    @property
+    @cached_property
     def admin(self) -> AdminClient:
         return AdminClient({**self.properties, "log_level": 0})
 

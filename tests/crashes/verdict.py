@@ -3,9 +3,15 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import pyarrow as pa
+
+from operations.audit import audit
+from operations.audit.bigquery import READ
+from settings import Settings
 from tests.crashes.installation import Installation
 from tests.crashes.load import POISON
 from tests.fakes.capture import ids_in_table
@@ -17,12 +23,14 @@ NAMED = 5
 class Verdict:
     """lost, doubled: destination -> number of event ids; findings: in words, empty when all is well.
 
-    repeated  requests that came to the partner again under the same key: allowed, and counted"""
+    repeated  requests that came to the partner again under the same key: allowed, and counted
+    audited   whether operations.audit, too, found everything in order"""
 
     events: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     doubled: dict[str, int] = field(default_factory=dict)
     repeated: int = 0
+    audited: bool = False
     findings: list[str] = field(default_factory=list)
 
     def compare(self, where: str, expected: Mapping[str, int], held: Mapping[str, int]) -> None:
@@ -60,7 +68,35 @@ def judge(installation: Installation) -> Verdict:
         _judge_partner(installation, verdict, accepted, places)
     if "redis" in sinks:
         _judge_boards(installation, verdict)
+    _audit(installation, verdict, tuple(sorted(sinks - {"capture"})))
     return verdict
+
+
+class _Rows:
+    """What the test server holds, as the audit reads BigQuery."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def rows(self, begin_us: int, end_us: int) -> Iterator[pa.RecordBatch]:
+        yield from pa.Table.from_pylist(self._rows).select(list(READ)).to_batches() if self._rows else ()
+
+
+def _audit(installation: Installation, verdict: Verdict, sinks: tuple[str, ...]) -> None:
+    """The operator's own audit must come to the same result: python -m operations.audit."""
+    export = installation.work / "partner.ids"
+    if "partner" in sinks:
+        with sqlite3.connect(f"file:{installation.store}?mode=ro", uri=True, timeout=10) as store:
+            export.write_text("".join(f"{row[0]}\n" for row in store.execute("SELECT body FROM effects")))
+    pipeline = installation.pipeline
+    settings = Settings.from_env(env={**pipeline.environment(SINKS=",".join(sinks)), "DATABASE_URL": pipeline.postgres})
+    partner_ids = export if "partner" in sinks else None
+    report = audit(settings, sinks=sinks, partner_ids=partner_ids, bigquery=_Rows(installation.bigquery.rows))
+    verdict.audited = report.clean
+    verdict.findings += [f"audit: {finding.said(NAMED)}" for finding in report.findings if finding.is_error]
+    verdict.findings += [
+        f"audit: the sums of {sums.sink} do not close: {sums}" for sums in report.sums if not sums.closed
+    ]
 
 
 def _letters(installation: Installation) -> Counter[str]:
