@@ -73,7 +73,10 @@ class Tab:
 
     def see(self, title: str, timeout: float = 5) -> "Tab":
         """Wait for the title of a state."""
-        self.wait(lambda: self.title == title, timeout, f"the title {title!r}")
+        try:
+            self.wait(lambda: self.title == title, timeout)
+        except AssertionError:
+            raise AssertionError(f"waited {timeout} s for {title!r}; it says {self.title!r}: {self.sentence}") from None
         return self
 
     def wait(self, condition: Callable[[], Any], timeout: float = 5, message: str = "the condition") -> Any:

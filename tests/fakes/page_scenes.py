@@ -113,7 +113,7 @@ def windows(now: float, events: Callable[[int], int | None] = lambda minute: 71_
                 "state": state,
                 "minutes": minutes,
                 "events": sum(each or 0 for each in minutes),
-                "late": late,
+                "late": late if any(minutes) else 0,
             }
         )
     return {"windows": found}
@@ -255,7 +255,7 @@ PARTNER_DOWN = {
     "error": Trouble(
         AT - 738,
         "The partner answers 503 Service Unavailable to every request.",
-        "Nothing to do here unless it lasts past 2026-11-28T11:14:00Z, when Kafka starts to forget. "
+        "Nothing to do here unless it lasts past Nov 28 11:14 UTC, when Kafka starts to forget. "
         "It sends by itself, in order, once the partner answers.",
     ),
 }

@@ -166,7 +166,9 @@ def _app(server: PageServer, hub: Hub) -> FastAPI:
     async def stream(request: Request, content: str = "", since: str = "") -> Response:
         if content not in ("", IDS[3]):
             hub.publish({("content", content): {"content_id": content, "known": False}})
-        keys = BOARD_PAGE if not content else (("tick", ""), ("pipeline", ""), ("content", content))
+        keys = (
+            (*BOARD_PAGE, ("rejected", "")) if not content else (("tick", ""), ("pipeline", ""), ("content", content))
+        )
         seen = hub.resumed_at(request.headers.get("last-event-id") or since)
         frames = hub.events(keys, seen, instant(server.script.now()) or "", content)
         return StreamingResponse(frames, media_type="text/event-stream", headers={"Cache-Control": "no-store"})

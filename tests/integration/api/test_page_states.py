@@ -79,6 +79,8 @@ def test_every_state_has_its_words_and_moves_nothing(
         assert tab.sentence == sentence
         assert empty in tab.text("#board .empty")
         assert len(tab.texts("#board li.row")) == (0 if empty else 10)
+        rejected = tab.text("#rejected")
+        assert ("Nothing was rejected." if name in ("starting", "empty") else "Wrong event_type") in rejected
         assert tab.page.title() == ("" if name == "live" else f"{title}: ") + "Live engagement"
         wide, high = tab.overflow
         assert wide <= 0, name

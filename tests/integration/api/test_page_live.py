@@ -1,0 +1,191 @@
+"""The page alive: the real pipeline behind it, with what fails in it failing, and the words that then stand there.
+
+What takes half a minute to be noticed is left out of the usual run. All of it, with pictures:
+
+    PAGE_LIVE=all PAGE_SCREENSHOTS=pictures .venv/bin/python -m pytest tests/integration/api/test_page_live.py
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from demo.services import ValkeyServer
+from tests.browser import Tab
+from tests.fakes.capture import Capture
+from tests.fan_out import TOKEN, Partner
+from tests.pipeline import ROOT, Flow, Pipeline, free_port
+
+ALL = os.environ.get("PAGE_LIVE") == "all"
+SINKS = ("redis", "partner", "dead_letters")
+CONTENT = "123e4567-e89b-12d3-a456-426614174000"
+TITLE = "Introduction to Data Engineering"
+NOTICED_S = 30.0  # a stall is shown within
+SLOW = 30.0  # and so much more while other tests use the machine
+ON_BOARD_S = 1.0
+
+
+class Live:
+    """Capture, a flow per sink, partner and API, each a process of its own on a Redis of their own."""
+
+    def __init__(self, pipeline: Pipeline, partner: Partner) -> None:
+        self.pipeline, self.partner = pipeline, partner
+        self.port = free_port()
+        self.flows: dict[str, Flow] = {}
+        self.capture: Capture | None = None
+        self._api: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start_api(self) -> None:
+        with (self.pipeline.work / "api.log").open("ab") as output:
+            self._api = subprocess.Popen(
+                [sys.executable, "-m", "api"],
+                cwd=ROOT,
+                env=self.pipeline.environment(API_PORT=str(self.port), SINKS=",".join(SINKS)),
+                stdout=output,
+                stderr=output,
+            )
+
+    def kill_api(self) -> None:
+        if self._api is not None:
+            self._api.kill()
+            self._api.wait(10)
+
+    def start_flows(self) -> None:
+        self.capture = Capture(self.pipeline.environment()).start()
+        for sink in SINKS:
+            self.flows[sink] = self.pipeline.start(sink, SINKS=sink)
+
+    def insert(self, event_type: str = "play", content_id: str = CONTENT) -> None:
+        """A row, as an application writes it."""
+        with psycopg.connect(self.pipeline.postgres) as connection:
+            connection.execute(
+                "INSERT INTO engagement_events (content_id, user_id, event_type, event_ts, duration_ms, device) "
+                "VALUES (%s, gen_random_uuid(), %s, now(), 900000, 'web')",
+                [content_id, event_type],
+            )
+
+    def send(self, process: int, number: signal.Signals) -> None:
+        os.kill(process, number)
+
+    def close(self) -> None:
+        self.kill_api()
+        if self.capture is not None:
+            self.capture.close()
+
+
+@pytest.fixture
+def live(kafka: Any, postgres: str, redis_server: ValkeyServer, unique: str, tmp_path: Path) -> Iterator[Live]:
+    partner = Partner(tmp_path)
+    pipeline = Pipeline(kafka, postgres, redis_server.url, unique, tmp_path)
+    pipeline.env = {
+        "SINKS": ",".join(SINKS),
+        "EXTERNAL_API_URL": f"{partner.url}/events",
+        "EXTERNAL_API_TOKEN": TOKEN,
+        "EXTERNAL_API_TIMEOUT_SECONDS": "2",
+        "CDC_SLOT": unique,
+    }
+    made = Live(pipeline, partner)
+    try:
+        partner.start()
+        pipeline.provision()
+        yield made
+    finally:
+        made.close()
+        pipeline.close()
+        partner.stop()
+
+
+def opened(live: Live, open_tab: Callable[..., Tab]) -> Tab:
+    """The page, once the API serves it."""
+    tab: Tab | None = None
+    deadline = time.monotonic() + SLOW
+
+    while tab is None:
+        try:
+            tab = open_tab(live.url)
+        except Exception as refused:
+            if "ERR_CONNECTION_REFUSED" not in str(refused) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    return tab
+
+
+def test_the_page_says_what_the_pipeline_does(
+    live: Live, open_tab: Callable[..., Tab], redis_server: ValkeyServer
+) -> None:
+    live.start_api()
+    tab = opened(live, open_tab)
+    tab.see("Starting", SLOW)
+    assert "Redis" in tab.sentence
+    tab.picture("real-starting")
+    live.start_flows()
+    tab.see("Waiting for the first event", NOTICED_S + SLOW)
+    tab.picture("real-empty")
+
+    # A row is on the board within a second, once the first has warmed everything up.
+    live.insert()
+    tab.see("Live", SLOW)
+    tab.wait(lambda: TITLE in tab.texts("#board .title"), SLOW, "the row on the board")
+    seconds = [row_on_the_board(live, tab) for _ in range(5)]
+    assert sorted(seconds)[2] < ON_BOARD_S * (1 if os.cpu_count() and os.getloadavg()[0] < 4 else 5), seconds
+    tab.picture("real-live")
+
+    # Broken rows: the reason, where it lies, and the command.
+    live.pipeline.produce([b"hello", {"content_id": CONTENT, "event_type": "like", "user_id": "user_of_interest"}])
+    tab.wait(lambda: "Not JSON" in tab.text("#rejected"), SLOW, "the reason")
+    tab.wait(lambda: "Wrong event_type" in tab.text("#rejected"), SLOW, "the other reason")
+    assert "operations.dead_letters" in tab.text("#rejected")
+    assert "user_of_interest" not in tab.js("() => document.body.innerHTML")
+
+    # The partner fails: it is named, the board goes on.
+    live.partner.behave(status=503)
+    live.insert()
+    tab.see("Partner is down", NOTICED_S + SLOW)
+    assert "nothing is lost" in tab.sentence
+    assert "503" in tab.text("#pipeline .why")
+    tab.picture("real-partner-down")
+    row_on_the_board(live, tab)
+    live.partner.behave()
+    tab.see("Live", NOTICED_S + SLOW)
+
+    # Redis is killed: what was seen stays, and comes alive again.
+    live.insert()
+    before = tab.texts("#board li.row .title")
+    redis_server.kill()
+    tab.see("Board stopped", NOTICED_S + SLOW)
+    assert "Redis does not answer since " in tab.sentence
+    assert tab.texts("#board li.row .title") == before
+    tab.picture("real-redis-killed")
+    redis_server.start()
+    tab.see("Live", NOTICED_S + SLOW)
+
+    # The API is killed.
+    live.kill_api()
+    tab.see("Connection lost", 6 + SLOW)
+    tab.picture("real-lost")
+    live.start_api()
+    live.insert()
+    tab.see("Live", SLOW)
+    tab.page.goto(f"{live.url}/c/{CONTENT}")
+    tab.wait(lambda: tab.text(".c-title .title") == TITLE, SLOW, "the content's own page")
+    tab.picture("real-content")
+
+
+def row_on_the_board(live: Live, tab: Tab) -> float:
+    """Seconds from a commit in PostgreSQL until the board shows it."""
+    before = tab.text("#board .ev")
+    live.insert()
+    committed = time.monotonic()
+    tab.wait(lambda: tab.text("#board .ev") != before, SLOW, "the row")
+    return time.monotonic() - committed
