@@ -19,9 +19,9 @@ const said = word => html`<span class="hidden">${word} </span>`;
 const rate = of => n(lost() ? null : of);
 
 function stage(of) {
-  const state = lost() ? 'unknown' : of.state, breaker = of.breaker?.state, [value, unit] = age(of.lag_s);
+  const state = lost() ? 'unknown' : of.state, breaker = of.breaker?.state, [value, unit] = age(of.lag_s), late = !['ok', 'idle'].includes(of.state);
   return html`<li class="stage ${state}">${mark(state)}<b>${of.label}</b>${said(stateName(state))}
-    <span class="lag">${state === 'starting' ? html`<span class="u">starting</span>` : html`${said('behind')}${figure(value, unit)}`}${of.trend === 'growing' || of.trend === 'shrinking' ? html`<span class="trend">${of.trend}</span>` : ''}</span>
+    <span class="lag">${state === 'starting' ? html`<span class="u">starting</span>` : html`${said('behind')}${figure(value, unit)}`}${late && of.trend && of.trend !== 'steady' ? html`<span class="trend">${of.trend}</span>` : ''}</span>
     <span class="num">${said('waiting')}${n(of.lag_events)}</span><span class="num per">${said('per second')}${rate(of.rate)}</span>
     <span class="breaker ${breaker ?? ''}">${breaker ? html`${said('breaker')}${breakerName(breaker)}` : ''}</span>${below(trouble(of, now()))}</li>`;
 }
