@@ -3,7 +3,7 @@
 Each is imported where it is made: a process for Redis starts a second earlier without BigQuery's client.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,10 @@ class Destinations:
     totals: RedisTotals | None
 
 
-def connect(settings: Settings) -> Destinations:
-    """Make the sinks; none is contacted yet."""
+def connect(settings: Settings, partitions: Sequence[int]) -> Destinations:
+    """Make the sinks of a process that reads these Kafka partitions; none is contacted yet."""
     make: dict[str, Callable[[Settings], Any]] = {
-        "redis": _redis,
+        "redis": partial(_redis, partitions),
         "bigquery": _bigquery,
         "partner": _partner,
         "dead_letters": _dead_letters,
@@ -46,13 +46,14 @@ def connect(settings: Settings) -> Destinations:
     return Destinations(sinks, RedisTotals(redis.load, window, lateness) if redis else None)
 
 
-def _redis(settings: Settings) -> "RedisSink":
+def _redis(partitions: Sequence[int], settings: Settings) -> "RedisSink":
     from sinks.redis import RedisSink
 
     window, lateness = settings.redis_aggregation_window_minutes, settings.allowed_lateness_seconds
     return RedisSink(
         settings.redis,
         group=settings.kafka_consumer_group,
+        partitions=partitions,
         window_minutes=window,
         stored_periods=partial(stored_periods, window_minutes=window, lateness_seconds=lateness),
         cluster_nodes=settings.redis_cluster_nodes,

@@ -21,7 +21,7 @@ from bytewax.testing import TestingSink, TestingSource
 import metrics
 from dataflows.content_lookup import ContentLookup
 from dataflows.destinations import connect
-from dataflows.guarded import GuardedSink
+from dataflows.guarded import guarded
 from dataflows.lifecycle import Execution, end, ending, own_recovery, stopping, waiting_for_kafka
 from dataflows.progress_log import log_progress
 from dataflows.status import ProcessStatus, Progress
@@ -92,10 +92,8 @@ def _connected(settings: Settings) -> Dataflow:
     partitions = _partitions(settings, topic)
     own_recovery({"topic": topic.name, "partitions": list(partitions), "sinks": sorted(settings.sinks)})
     progress = Progress()
-    destinations = connect(settings)
-    sinks: dict[str, GuardedSink[Any]] = {
-        name: GuardedSink(sink, progress) for name, sink in destinations.sinks.items()
-    }
+    destinations = connect(settings, partitions)
+    sinks = {name: guarded(sink, progress) for name, sink in destinations.sinks.items()}
     table = PostgresLookup(settings.postgres, _sql("content_all"), _sql("content_by_id"), stopping)
     lookup = ContentLookup(table, topic.partitions)
     source = KafkaSource(

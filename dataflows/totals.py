@@ -63,19 +63,14 @@ class RedisTotals:
 
 
 @operator
-def ten_minute_totals(step_id: str, up: Stream[EnrichedEvents], totals: RedisTotals) -> Stream[Update]:
-    """Minutes and windows per content, absolute, whenever a batch changes them.
+def ten_minute_totals(step_id: str, up: Stream[EnrichedEvents], totals: RedisTotals) -> KeyedStream[Update]:
+    """Minutes and windows per content, absolute, whenever a batch changes them; keyed by Kafka partition.
 
-    What crosses workers of a cluster is the batch's sums by content id, keyed by Kafka partition.
+    What crosses workers of a cluster is the batch's sums by content id.
     """
     partials: KeyedStream[PartialTotals] = op.map("partials", up, lambda batch: _keyed(totals.sum_up(batch)))
-    updates = op.stateful_batch("add_up", partials, lambda state: TotalsLogic(totals.step(state)))
-    return op.map("updates", updates, _update)
+    return op.stateful_batch("add_up", partials, lambda state: TotalsLogic(totals.step(state)))
 
 
 def _keyed(partial: PartialTotals) -> tuple[str, PartialTotals]:
     return str(partial.span.partition.partition), partial
-
-
-def _update(keyed: tuple[str, Update]) -> Update:
-    return keyed[1]

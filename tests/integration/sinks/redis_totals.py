@@ -22,7 +22,8 @@ SOME = [Record(1000 * i, 1000 * i, user=f"u{i % 3}", duration_ms=900) for i in r
 
 
 def make_sink(url: str, group: str, **options: Any) -> RedisSink:
-    return RedisSink(url, group=group, window_minutes=10, stored_periods=partial(stored_periods, **OPTIONS), **options)
+    buckets = partial(stored_periods, **OPTIONS)
+    return RedisSink(url, group=group, partitions=[0], window_minutes=10, stored_periods=buckets, **options)
 
 
 def keys_of(group: str, topic: str = PARTITION.topic) -> Group:
@@ -42,7 +43,7 @@ class Process:
         self.sink, self.owner = sink, owner
         self.claim = sink.claim(PARTITION, owner)
         self.step = TotalsStep(snapshot, sink.load, gap=PositionGap, **OPTIONS)
-        self._end = sink.build("redis", 0, 1)
+        self._part = sink.build_part("redis", str(PARTITION.partition), None)
 
     def updates(self, records: Sequence[Record], offset_from: int) -> list[Update]:
         return self.step.on_batch([summed(records, offset_from, self.owner)])
@@ -53,7 +54,9 @@ class Process:
         return updates
 
     def write(self, updates: Sequence[Update]) -> None:
-        self._end.write_batch(list(updates))
+        """Returns when they are settled, as before a snapshot."""
+        self._part.write_batch(list(updates))
+        self._part.snapshot()
 
 
 def everything(url: str, group: str) -> dict[str, Any]:
