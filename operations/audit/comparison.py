@@ -119,10 +119,10 @@ class _Bucket:
         self.rejected: Mask = (flags & REJECTED) != 0
         self.elsewhere: Mask = ((flags & TARGETED) != 0) & ((flags & delivery.flag) == 0)
         self.where = places(self.records["partition"], self.records["offset"])
-        for_us = ~self.rejected & ~self.elsewhere
-        self.refused: Mask = for_us & self._named_by(letters.refused)
-        self.repaired: Mask = for_us & ~self.refused & self._named_by(scanned.repairs)
-        self.wanted: Mask = for_us & ~self.refused & ~self.repaired
+        self.for_us: Mask = ~self.rejected & ~self.elsewhere
+        self.refused: Mask = self.for_us & self._named_by(letters.refused)
+        self.repaired: Mask = self.for_us & ~self.refused & self._named_by(scanned.repairs)
+        self.wanted: Mask = self.for_us & ~self.refused & ~self.repaired
         position = np.zeros(1 + max([*delivery.positions, *self.records["partition"].tolist(), 0]), np.int64)
         for partition, at in delivery.positions.items():
             position[partition] = at
@@ -189,7 +189,7 @@ class _Bucket:
 
     def _altered(self, held: Rows) -> Keys:
         """Keys of events whose columns are other ones than the record's."""
-        wanted = self.records[self.wanted]
+        wanted = self.records[self.for_us]
         flags = held["flags"]
         wrong = (flags & WRONG) != 0
         comparable = held[(flags & WITHOUT_COLUMNS) == 0]

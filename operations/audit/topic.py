@@ -15,8 +15,8 @@ from sources.kafka_records import Records, offset_of, records_of
 from sources.kafka_topics import AWAY, Topic, admin_client, describe
 from sources.positions import PartitionId, Span
 
-ANSWER_S: Final = 10.0
-SILENT_S_MAX: Final = 60.0  # a transaction that a dead process left open holds readers up for so long
+ANSWER_S: Final = 30.0
+SILENT_S_MAX: Final = 90.0  # a transaction that a dead process left open holds readers up for so long
 RECORDS_MAX: Final = 5_000
 
 
@@ -38,8 +38,23 @@ class EventsTopic:
         return self._offsets(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
     def ends(self) -> dict[int, int]:
-        """Partition -> the offset behind its last committed record or marker."""
-        return self._offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        """Partition -> the offset behind its last committed record or marker, of what is written by now.
+
+        The broker marks a transaction as committed after it has told the producer so: what is still open is waited
+        for, and what a dead process left open ends by its timeout."""
+        written = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
+        deadline = time.monotonic() + SILENT_S_MAX
+        while True:
+            settled = self._offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+            behind = [partition for partition in self.partitions if settled[partition] < written[partition]]
+            if not behind:
+                return settled
+            if time.monotonic() > deadline:
+                raise CouldNotLook(
+                    f"Could not look into Kafka: a transaction in partitions {behind} of {self.topic.name} has been "
+                    f"open for {SILENT_S_MAX:.0f} s"
+                )
+            time.sleep(0.05)
 
     def starts(self, kafka_ms: int) -> dict[int, int]:
         """Partition -> the first offset whose Kafka timestamp is not below `kafka_ms`; its end where there is none."""
@@ -57,10 +72,7 @@ class EventsTopic:
     def first_ms(self, partition: int, begin: int) -> int:
         """Kafka timestamp of the first record that the broker still has; 0 where there is none."""
         end = self.ends()[partition]
-        for records in self.records(partition, begin, end):
-            if len(records.timestamps_ms):
-                return int(records.timestamps_ms[0])
-        return 0
+        return next((int(records.timestamps_ms[0]) for records in self.records(partition, begin, end)), 0)
 
     def records(self, partition: int, start: int, end: int) -> Iterator[Records]:
         """All records of [start, end) in offset order."""
@@ -90,9 +102,9 @@ class EventsTopic:
         finally:
             consumer.close()
 
-    def _offsets(self, spec: OffsetSpec) -> dict[int, int]:
+    def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED) -> dict[int, int]:
         asked = {Place(self.topic.name, partition): spec for partition in self.partitions}
-        found = self.admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_S)
+        found = self.admin.list_offsets(asked, isolation_level=isolation, request_timeout=ANSWER_S)
         return {place.partition: int(answer.result(ANSWER_S).offset) for place, answer in found.items()}
 
     def _consumer(self) -> Consumer:

@@ -2,24 +2,33 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 
+from dataflows.totals import RedisTotals
 from engagement.enrich import Contents, EnrichedEvents, enrich
 from engagement.parse import parse
 from engagement.rows import arrow_rows, partner_bodies
-from operations.audit import Report, audit
+from engagement.totals_state import stored_periods
+from operations.audit import Audit, Options, Report, audit
+from operations.audit.auditor import us_of
+from operations.audit.repair import Repair
 from operations.audit.topic import EventsTopic
 from settings import Settings
 from sinks.bigquery_rows import _with_origin, rows_of
 from sinks.fenced_commit import PositionMetadata, dead_letter
+from sinks.redis import RedisSink
 from sources.pgoutput import Column
+from sources.positions import PartitionId
 from sources.row_json import INT4, INT8, JSONB, TIMESTAMPTZ, RowJson
 
 ROOT = Path(__file__).parents[3]
@@ -38,11 +47,13 @@ class HeldRows:
         self.held: list[dict[str, Any]] = []
 
     def rows(self, begin_us: int, end_us: int) -> Iterator[pa.RecordBatch]:
-        epoch = datetime(1970, 1, 1, tzinfo=UTC)
-        wanted = [
-            row for row in self.held if begin_us <= (row["event_ts"] - epoch) // timedelta(microseconds=1) < end_us
-        ]
+        wanted = [row for row in self.held if begin_us <= us_of(row["event_ts"]) < end_us]
         yield from pa.Table.from_pylist(wanted, schema=self.schema).to_batches() if wanted else ()
+
+    def replace(self, rows: Sequence[Mapping[str, Any]], begin_us: int, end_us: int) -> None:
+        ids = {row["event_id"] for row in rows}
+        kept = [r for r in self.held if r["event_id"] not in ids or not begin_us <= us_of(r["event_ts"]) < end_us]
+        self.held = kept + [{**row, "ingest_timestamp": None} for row in rows]
 
     schema: pa.Schema
 
@@ -50,8 +61,9 @@ class HeldRows:
 class AuditPlace:
     """Rows, records, letters, and what each sink holds of them."""
 
-    def __init__(self, kafka: Any, postgres: str, name: str, folder: Path) -> None:
+    def __init__(self, kafka: Any, postgres: str, name: str, folder: Path, redis_url: str = "") -> None:
         self.kafka, self.postgres, self.group, self.folder = kafka, postgres, name, folder
+        self.redis_url = redis_url
         self.topic = kafka.topic(partitions=2, name=f"{name}-events")
         self.letters = kafka.topic(partitions=1, name=f"{name}-letters")
         self.positions = kafka.topic(partitions=1, name=f"{name}-events.positions", cleanup_policy="compact")
@@ -60,6 +72,7 @@ class AuditPlace:
                 connection.execute(script.read_text(encoding="utf-8"))
         self.bigquery = HeldRows()
         self.partner: list[bytes] = []
+        self.sinks = (*SINKS, "redis") if redis_url else SINKS
         self.moment = datetime.now(UTC) - timedelta(minutes=10)
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -72,6 +85,7 @@ class AuditPlace:
             "CDC_SLOT": self.group,
             "SINKS": ",".join(SINKS),
             "BIGQUERY_PROJECT_ID": "test",
+            "REDIS_URL": self.redis_url,
             **more,
         }
 
@@ -134,19 +148,17 @@ class AuditPlace:
         producer.produce(self.letters, made.value, made.key, headers=made.headers)
         assert producer.flush(10) == 0
 
-    def records(self) -> Iterator[tuple[int, EnrichedEvents]]:
+    def records(self) -> Iterator[EnrichedEvents]:
         """What the topic holds, enriched with the contents of today."""
         reader = EventsTopic(self.kafka.properties, self.topic)
-        contents = Contents()
-        with psycopg.connect(self.postgres) as connection:
-            contents.put(connection.execute((ROOT / "sql/postgres/queries/content_all.sql").read_text()))
+        contents = self.contents()
         for partition, end in reader.ends().items():
             for records in reader.records(partition, 0, end):
-                yield end, enrich(parse(records), contents)
+                yield enrich(parse(records), contents)
 
     def deliver(self, sinks: Sequence[str] = SINKS, letters: bool = True) -> None:
         """Every sink takes what the topic holds now, and stands at its end."""
-        for _, batch in self.records():
+        for batch in self.records():
             chosen = list(range(len(batch)))
             rows = rows_of([batch], lambda each: each.event_ts_us // 86_400_000_000, "bigquery", 0)
             if "bigquery" in sinks and len(rows):
@@ -161,6 +173,34 @@ class AuditPlace:
                 for each in batch.rejected:
                     self.letter(batch.span.partition.partition, each.offset, each.value, "parse")
         self.settle(sinks)
+
+    def count(self) -> None:
+        """The boards, as a flow writes them: the topic as it is now."""
+        sink = self.redis_sink()
+        totals = RedisTotals(sink.load, 10, 600)
+        owner = token_hex(8)
+        reader = EventsTopic(self.kafka.properties, self.topic)
+        for partition in reader.partitions:
+            identity = PartitionId(self.topic, reader.topic.topic_id, partition)
+            begin = sink.claim(identity, owner).offset_next or 0
+            step = totals.step(None)
+            for records in reader.records(partition, begin, reader.ends()[partition]):
+                parsed = parse(records)
+                parsed.span = replace(parsed.span, owner=owner)
+                sink.write(step.on_batch([totals.sum_up(enrich(parsed, self.contents()))]))
+
+    def redis_sink(self) -> RedisSink:
+        stored = partial(stored_periods, window_minutes=10, lateness_seconds=600)
+        return RedisSink(
+            self.redis_url, group=self.group, partitions=range(2), window_minutes=10, stored_periods=stored
+        )
+
+    def contents(self) -> Contents:
+        """As PostgreSQL has them today."""
+        contents = Contents()
+        with psycopg.connect(self.postgres) as connection:
+            contents.put(connection.execute((ROOT / "sql/postgres/queries/content_all.sql").read_text()))
+        return contents
 
     def settle(self, sinks: Sequence[str] = SINKS) -> None:
         """The sinks' positions are the ends of the topic."""
@@ -181,8 +221,20 @@ class AuditPlace:
         return path
 
     def audit(self, **options: Any) -> Report:
-        options = {"bigquery": self.bigquery, "partner_ids": self.ids_file(), "wait_s": 0, **options}
+        known = {"sinks": self.sinks, "bigquery": self.bigquery, "partner_ids": self.ids_file(), "wait_s": 0}
+        options = {**known, **options}
         return audit(self.settings(), **options)
+
+    def repair(self) -> list[str]:
+        """Audit and repair; what was done."""
+        mending = Repair(self.settings())
+        mending.open()
+        looked = Audit(self.settings(), self.options())
+        looked.run()
+        return list(mending.run(looked))
+
+    def options(self) -> Options:
+        return Options(sinks=self.sinks, partner_ids=self.ids_file(), bigquery=self.bigquery, wait_s=0)
 
 
 def found(report: Report) -> dict[tuple[str, str], list[str]]:

@@ -196,7 +196,10 @@ def test_only_the_range_is_judged(full):
 def test_a_replayed_event_is_expected_at_its_own_sink_alone(full):
     row = full.bigquery.held.pop()
     full.letter(int(row["kafka_partition"]), int(row["kafka_offset"]), b"", "bigquery", row["event_id"])
-    full.capture([int(row["event_id"])], **{"for": "bigquery", "event_id": row["event_id"], "kafka_timestamp": str(int(full.moment.timestamp() * 1000))})
+    full.capture(
+        [int(row["event_id"])],
+        **{"for": "bigquery", "event_id": row["event_id"], "kafka_timestamp": str(int(full.moment.timestamp() * 1000))},
+    )
     report = full.audit()
     assert report.clean, found(report)
     full.settle()
