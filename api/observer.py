@@ -187,7 +187,7 @@ class Observer:
             now=now,
             stages=stages,
             partitions=max((len(stage.partitions) for stage in stages), default=0),
-            redis_away_since=_away_since(self._redis_at or self._began, now, REDIS_AWAY_S),
+            redis_away_since=self._redis_away_since(now),
             kafka_away_since=(
                 _away_since(self._kafka_at or self._began, now, KAFKA_AWAY_S) if self._kafka is not None else None
             ),
@@ -201,7 +201,16 @@ class Observer:
         """Nothing before the first look at Redis."""
         if self._redis_at is None:
             return []
-        return [*self._capture(now, quiet), *(self._sink(sink, now, quiet) for sink in self._sinks())]
+        stages = [*self._capture(now, quiet), *(self._sink(sink, now, quiet) for sink in self._sinks())]
+        since = self._redis_away_since(now)
+        if since is None:
+            return stages
+        # The process behind the board speaks through Redis: what it said last is no longer true.
+        away = Trouble(since, f"Redis does not answer: {_sentence(self._redis_words)}", _by_itself(BOARD, None))
+        return [replace(stage, state="stopped", error=away) if stage.name == BOARD else stage for stage in stages]
+
+    def _redis_away_since(self, now: float) -> float | None:
+        return _away_since(self._redis_at or self._began, now, REDIS_AWAY_S)
 
     def _sinks(self) -> list[str]:
         found = set(self._expected) or {BOARD} | self._kafka_positions.keys() | self._processes.sinks()

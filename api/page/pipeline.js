@@ -10,9 +10,9 @@ import {facts, lost, now, wall} from './facts.js';
 export function pipeline() {
   const {stages, kafka} = facts.pipeline ?? {};
   if (!stages) return;
-  const [capture, ...sinks] = stages;
+  const kafkaAt = stages.findIndex(({name}) => name === 'capture') + 1; // another capture (Debezium) does not speak to us
   render(html`<div class="bar-head"><h2>Pipeline</h2><div class="pcols" aria-hidden="true"><span>Behind</span><span>Waiting</span><span>Per s</span><span>Breaker</span></div></div>
-    <ol class="rail">${stage(capture)}${broker(kafka)}${sinks.map(stage)}</ol>`, document.getElementById('pipeline'));
+    <ol class="rail">${stages.slice(0, kafkaAt).map(stage)}${broker(kafka)}${stages.slice(kafkaAt).map(stage)}</ol>`, document.getElementById('pipeline'));
 }
 
 const said = word => html`<span class="hidden">${word} </span>`;

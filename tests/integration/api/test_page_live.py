@@ -128,6 +128,7 @@ def test_the_page_says_what_the_pipeline_does(
     tab = opened(live, open_tab)
     tab.see("Starting", SLOW)
     assert "Redis" in tab.sentence
+    assert tab.texts("#pipeline .stage b")[0] == "Kafka", "no capture has spoken yet"
     tab.picture("real-starting")
     live.start_flows()
     tab.see("Waiting for the first event", NOTICED_S + SLOW)
@@ -166,6 +167,8 @@ def test_the_page_says_what_the_pipeline_does(
     tab.see("Board stopped", NOTICED_S + SLOW)
     assert "Redis does not answer since " in tab.sentence
     assert tab.texts("#board li.row .title") == before
+    assert tab.text("#pipeline li.stopped b") == "Redis"
+    assert "Redis does not answer" in tab.text("#pipeline .why")
     tab.picture("real-redis-killed")
     redis_server.start()
     tab.see("Live", NOTICED_S + SLOW)
