@@ -43,6 +43,7 @@ def main() -> None:
                 "API_READ_TOKEN, or API_HOST=127.0.0.1"
             ]
         )
+    listening = _listening(settings)
     client = connect(settings.redis, settings.redis_cluster_nodes)
     topic, group = settings.kafka_topic_engagement_events, settings.kafka_consumer_group
     layout = Group(group, topic, settings.redis_aggregation_window_minutes)
@@ -66,13 +67,25 @@ def main() -> None:
         signal.signal(name, lambda *_: sys.exit(0))
     config = uvicorn.Config(
         app,
-        host=settings.api_host,
-        port=settings.api_port,
         log_config=None,
         access_log=False,  # api/request_log.py says more, and less of the caller
         timeout_graceful_shutdown=5,
     )
-    Server(config).run()
+    Server(config).run([listening])
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """Before anything else: whoever finds the port taken must not have begun."""
+    host, port = settings.api_host, settings.api_port
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as failure:
+        raise SettingsError(
+            [
+                f"API_HOST={host}, API_PORT={port}: cannot be opened ({failure.strerror}): stop the process that "
+                "listens there, or name another port"
+            ]
+        ) from failure
 
 
 def _access(settings: Settings) -> Access:

@@ -41,9 +41,17 @@ def build(changes: PostgresChanges, topic: CaptureTopic[Changes]) -> Dataflow:
 
 
 def flow() -> Dataflow:
+    """What `python -m bytewax.run dataflows.cdc_capture` runs: everything as the environment says."""
     settings = Settings.from_env("postgres", "kafka")
     configure_logging(settings.log_level, "capture")
     lifecycle.stopping.listen()
+    try:
+        return _connected(settings)
+    except FlowStopped as why:
+        lifecycle.end(why)
+
+
+def _connected(settings: Settings) -> Dataflow:
     target, slot = settings.kafka_topic_engagement_events, settings.cdc_slot
     transactional_id = capture_id(settings.kafka_consumer_group, target, slot)
     lifecycle.back_off_if_fenced(Path(gettempdir()) / f"{transactional_id}.fenced")

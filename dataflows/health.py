@@ -1,5 +1,6 @@
 """HEALTH_PORT of a flow: /health (what it does, and whose fault it is), /ready, /metrics."""
 
+import socket
 import threading
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi import FastAPI, Response
 
 import metrics
 from dataflows.status import ProcessStatus
+from sources.positions import FlowStopped
 
 
 def serve(status: ProcessStatus, port: int) -> None:
@@ -16,11 +18,17 @@ def serve(status: ProcessStatus, port: int) -> None:
 
     /health  200 as long as the process lives: a destination that is away is no reason to restart it
     /ready   200 once it has begun its work, else 503
+    Raises FlowStopped where another process listens on the port.
     """
-    server = uvicorn.Server(
-        uvicorn.Config(application(status), host="0.0.0.0", port=port, log_config=None, access_log=False)
-    )
-    threading.Thread(target=server.run, name="health", daemon=True).start()
+    try:
+        listening = socket.create_server(("0.0.0.0", port))
+    except OSError as failure:
+        raise FlowStopped(
+            f"HEALTH_PORT={port} cannot be opened ({failure.strerror}): give each process on this machine a port of "
+            "its own, or 0 for none."
+        ) from failure
+    server = uvicorn.Server(uvicorn.Config(application(status), log_config=None, access_log=False))
+    threading.Thread(target=server.run, args=([listening],), name="health", daemon=True).start()
 
 
 def application(status: ProcessStatus) -> FastAPI:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from demo.run import ROOT, Demo, Options
-from settings import SinkName
+from settings import SettingsError, SinkName
 
 
 def main(
@@ -55,6 +55,10 @@ def main(
     code = 1
     try:
         code = demo.run()
+    except SettingsError as wrong:
+        console.print(str(wrong), highlight=False, markup=False)
+    except Exception:
+        console.print_exception()  # the process ends below, before anybody else would say it
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind
