@@ -9,6 +9,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from api.access import Access, Role, hashed
+from api.answers import Answers
 from api.app import create_app
 from api.kafka_positions import KafkaPositions
 from api.observer import Observer
@@ -20,6 +21,7 @@ from sinks.redis_client import connect
 from sinks.redis_layout import Group
 from sinks.redis_status import StatusBoard
 
+FRESH_S, STALE_S = 0.25, 0.75  # of boards, which change within a second of an event
 POSITIONS_IN_KAFKA = ("bigquery", "partner", "dead_letters")
 
 
@@ -60,6 +62,7 @@ def main() -> None:
         access=access,
         letters=letters,
         rate_limit=settings.api_rate_limit,
+        answers=Answers(FRESH_S, STALE_S),
         watches=True,
     )
     # uvicorn ends its work at a signal, then raises the signal again: this is what it meets.

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from redis.exceptions import RedisClusterException
 
 from api.access import Access, required, session_routes
+from api.answers import Answers
 from api.content_routes import content_routes
 from api.headers import DOCS_CSP, StrictHeaders
 from api.health import health_routes, metrics_routes
@@ -34,6 +35,7 @@ def create_app(
     access: Access | None = None,
     letters: RejectedLetters | None = None,
     rate_limit: str = "1000/second",
+    answers: Answers | None = None,
     now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     watches: bool = False,
 ) -> FastAPI:
@@ -41,6 +43,7 @@ def create_app(
 
     access   who may ask what; None: everybody everything
     letters  what the dead-letter topic holds; None: not looked at
+    answers  keeps boards for a moment; None: each is computed anew
     watches  whether threads look at Redis and Kafka, and feed the stream, from its start to its end
     """
     access = access or Access()
@@ -68,7 +71,7 @@ def create_app(
     app.add_exception_handler(redis.RedisError, _redis_away)
     app.add_exception_handler(RedisClusterException, _redis_away)
     guarded = APIRouter(dependencies=[Depends(required(access))], responses={401: {"description": "a token is needed"}})
-    guarded.include_router(content_routes(totals, live.places, now_us))
+    guarded.include_router(content_routes(totals, live.places, now_us, answers or Answers()))
     guarded.include_router(metrics_routes(observer, now_us))
     guarded.include_router(stream_routes(hub, access))
     guarded.include_router(rejected_routes(letters, access, live.rejected))

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Query
+import msgspec
+from fastapi import APIRouter, HTTPException, Path, Query, Response
 
+from api.answers import Answers
 from api.places import Places
 from api.queries import TotalsReader
 from engagement.events import canonical_content_id
@@ -14,44 +16,49 @@ CONTENT_ID_MAX = 64
 ContentId = Annotated[str, Path(description="1 to 64 characters")]
 
 
-def content_routes(totals: TotalsReader, places: Places, now_us: Callable[[], int]) -> APIRouter:
-    """now_us: microseconds since 1970."""
+def content_routes(totals: TotalsReader, places: Places, now_us: Callable[[], int], answers: Answers) -> APIRouter:
+    """now_us: microseconds since 1970; answers: of boards, which many ask for at once."""
     router = APIRouter()
 
     @router.get("/top-content")
-    def top_content(
+    async def top_content(
         limit: Annotated[int, Query(ge=1, le=100)] = 10, window: Literal["rolling", "tumbling"] = "rolling"
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The contents with the highest score: of the last ten minutes, or of the window that contains now."""
-        return totals.top_content(window, limit, now_us())
+        return await answers.get(("top", window, limit), lambda: totals.top_content(window, limit, now_us()))
 
     # An id may contain slashes, so its path takes all there is.
     @router.get("/content/{content_id:path}/stats")
-    def stats(content_id: ContentId) -> dict[str, Any]:
+    def stats(content_id: ContentId) -> Response:
         """One content: its fields, its place and its numbers; zeros while it is idle."""
         content_id, now = _checked(content_id), now_us()
         found: dict[str, Any] = _found(totals.stats(content_id, now), content_id)
         found["rolling"] |= places.of(content_id, now, comparable=True)
-        return found
+        return _json(found)
 
     @router.get("/content/{content_id:path}/events")
-    def events(content_id: ContentId, count: Annotated[int, Query(ge=1, le=50)] = 50) -> dict[str, Any]:
+    def events(content_id: ContentId, count: Annotated[int, Query(ge=1, le=50)] = 50) -> Response:
         """The newest events of a content within the last hour, newest event_ts first."""
         content_id = _checked(content_id)
-        return {
-            "content_id": content_id,
-            "events": _found(totals.recent_events(content_id, count, now_us()), content_id),
-        }
+        found = _found(totals.recent_events(content_id, count, now_us()), content_id)
+        return _json({"content_id": content_id, "events": found})
 
     @router.get("/windows/{start}")
-    def window(start: datetime, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> dict[str, Any]:
+    async def window(start: datetime, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:
         """The board of a tumbling window by its start (ISO 8601 with zone): its state, its events and the late ones."""
         if start.tzinfo is None:
             raise HTTPException(422, "start has no zone: write for example 2025-08-10T14:30:00Z")
-        found = totals.window(round(start.timestamp() * 1_000_000), limit, now_us())
-        if found is None:
-            raise HTTPException(404, f"no window that starts at {start.isoformat()} is kept: they are for 60 minutes")
-        return found
+        start_us = round(start.timestamp() * 1_000_000)
+
+        def board() -> dict[str, Any]:
+            found = totals.window(start_us, limit, now_us())
+            if found is None:
+                raise HTTPException(
+                    404, f"no window that starts at {start.isoformat()} is kept: they are for 60 minutes"
+                )
+            return found
+
+        return await answers.get(("window", start_us, limit), board)
 
     return router
 
@@ -61,6 +68,10 @@ def _checked(content_id: str) -> str:
     if not 1 <= len(content_id) <= CONTENT_ID_MAX:
         raise HTTPException(422, f"content_id must have 1 to {CONTENT_ID_MAX} characters")
     return canonical_content_id(content_id)
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 def _found(answer: Any, content_id: str) -> Any:
