@@ -1,4 +1,4 @@
-"""One run of the demo: systems, tables, processes, the view, and at the end the stop or the comparison."""
+"""One run of the demo: systems, tables, processes, the view, and at the end the stop or the audit."""
 
 import fcntl
 import os
@@ -18,7 +18,6 @@ from rich.live import Live
 
 from demo import jobs, view
 from demo.board import layout, rolling_board
-from demo.comparison import table
 from demo.facts import Facts, Observer
 from demo.kill import EVERY_S, Killer, single_keys
 from demo.positions import Positions, captured, last_write
@@ -27,7 +26,7 @@ from demo.services.kafka import aot_cache
 from demo.services.places import API_PORT, free_port, is_free
 from demo.supervisor import Job, Supervisor
 from demo.systems import Systems, run_folder
-from demo.verdict import compare_everything
+from demo.verdict import everything_is_there
 from demo.watcher import Watcher
 from settings import Settings
 from sinks.redis_client import connect
@@ -69,7 +68,7 @@ class Demo:
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def run(self) -> int:
-        """Exit code: 0, or 1 when the comparison found a difference or something could not start."""
+        """Exit code: 0, or 1 when the audit found a difference or something could not start."""
         self._begun = time.monotonic()
         self._moving_since: float | None = None
         self._activity = ""
@@ -289,7 +288,7 @@ class Demo:
     # The end of a bounded run
 
     def _finish(self, others: Iterator[Callable[[], bool]], ready: Callable[[], bool] | None) -> int:
-        """No more events; when everything has arrived everywhere, compare."""
+        """No more events; when everything has arrived everywhere, audit."""
         generator = self._supervisor.drop("generator")
         if generator:
             generator.stop(10.0)
@@ -306,9 +305,9 @@ class Demo:
         if behind:
             self._say(f"after {SETTLE_S:.0f} s still behind: {behind}")
         store = None if "partner" in self._systems.named else self.folder / "partner.sqlite3"
-        checks = compare_everything(Settings.from_env(env=self.env), self.options.sinks, self._redis, store)
-        self.console.print(table(checks))
-        return 0 if not behind and all(check.agrees for check in checks) and self._unharmed() else 1
+        settings = Settings.from_env(env=self.env)
+        complete = everything_is_there(settings, self.options.sinks, store, self.folder, self.console)
+        return 0 if not behind and complete and self._unharmed() else 1
 
     def _unharmed(self) -> bool:
         """After kills: all are back at work, and no reader ever saw a number of a window go back."""
