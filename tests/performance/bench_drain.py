@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from tests.performance.drain import RAW, SINKS, Drained, drain
+from tests.performance.drain import SINKS, Drained, drain
 from tests.performance.profile import hottest
 from tests.performance.record import Figure, Record, console, table
 from tests.performance.site import site
@@ -68,9 +68,12 @@ def main(
                     _say(number, done[-1][1])
         if profile:
             profile.mkdir(parents=True, exist_ok=True)
-            for flow in (each for each in wanted if each not in RAW):
+            hot = Record("bench_profile", record.options)
+            for flow in (each for each in wanted if each in SINKS):
                 drain(place, flow, topic=topics.get(flow), profile=profile / f"{flow}.txt")
-                hottest(profile / f"{flow}.txt", flow)
+                lines = hottest(profile / f"{flow}.txt", flow)
+                hot.samples += [{"flow": flow, "line": line, "share": share} for line, share in lines]
+            hot.write(profile / "profile.json" if output else None)
     record.samples = [{"round": number, **each.sample()} for number, each in done]
     _summarise(record, done)
     record.write(output)
@@ -87,8 +90,8 @@ def _say(number: int, each: Drained) -> None:
 
 
 def _summarise(record: Record, done: list[tuple[int, Drained]]) -> None:
-    """Figures per flow and number of processes; ratios to the raw drain with as many processes, and to the naive flow,
-    of the same round."""
+    """Figures per flow and number of processes; ratios to the raw drain (by one process, and by as many) and to the
+    naive flow, within a round."""
     by = {(number, each.flow, each.processes): each for number, each in done}
     rows = []
     for flow, processes in dict.fromkeys((each.flow, each.processes) for _, each in done):
@@ -104,11 +107,10 @@ def _summarise(record: Record, done: list[tuple[int, Drained]]) -> None:
             used = [each.servers[name] / each.events * 1e6 for _, each in runs]
             servers[name] = record.figure(f"{key}.{name}_cpu_per_million", used)
         ratios: list[Figure | None] = []
-        for what, base in (("raw", ("raw", processes)), ("raw_one", ("raw", 1)), ("naive", ("naive", 1))):
+        for what, base in (("raw", ("raw", 1)), ("raw_as_many", ("raw", processes)), ("naive", ("naive", 1))):
             pairs = [(each, by[number, *base]) for number, each in runs if (number, *base) in by]
-            same = base[0] == flow or (what == "raw_one" and processes == 1)
             shares = [each.rate / other.rate for each, other in pairs]
-            ratios.append(record.figure(f"{key}.of_{what}", shares) if pairs and not same else None)
+            ratios.append(record.figure(f"{key}.of_{what}", shares) if pairs and base != (flow, processes) else None)
         of_raw, _, of_naive = ratios
         rows.append(
             [
@@ -123,7 +125,7 @@ def _summarise(record: Record, done: list[tuple[int, Drained]]) -> None:
                 starting.text(1),
             ]
         )
-    columns = ["flow", "events/s", "of raw", "x naive", "CPU s/M", "Valkey s/M", "broker s/M", "RSS MB", "start s"]
+    columns = ["flow", "events/s", "of raw x1", "x naive", "CPU s/M", "Valkey s/M", "broker s/M", "RSS MB", "start s"]
     table("median (range)", columns, rows)
 
 

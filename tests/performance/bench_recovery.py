@@ -89,7 +89,7 @@ def _killed(place: Site, flow: str, kills: int, rate: int) -> Iterator[float]:
 
 
 def _snapshots(place: Site, filled: int, rate: int, seconds: float) -> dict[str, float | list[float]]:
-    """mean_ms, at_most_ms (a bucket's bound) of the snapshots of an epoch's step; gaps_ms without acknowledged events."""
+    """mean_ms, at_most_ms (from a bucket's bound) of an epoch's snapshots; gaps_ms without acknowledged events."""
     topic = place.topic("filled-events", filled, rate)
     pipeline = place.again("snapshots", topic)
     port = free_port()
@@ -115,6 +115,7 @@ def _snapshots(place: Site, filled: int, rate: int, seconds: float) -> dict[str,
                 latest, since = there, time.monotonic()
     after = _said(port)
     running.kill()
+    assert after, f"Bytewax says nothing of snapshots: {running.said()[-2000:]}"
     counted = {key: value - before.get(key, 0.0) for key, value in after.items()}
     parts = pipeline.partitions
     slowest = [
@@ -130,7 +131,7 @@ def _snapshots(place: Site, filled: int, rate: int, seconds: float) -> dict[str,
 
 
 def _said(port: int) -> dict[tuple[str, str], float]:
-    """(sum, count or bucket; the bucket's bound) -> value, all steps together."""
+    """(sum, count or bucket; the bucket's bound) -> value, all steps together; empty before the first snapshot."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     found: dict[tuple[str, str], float] = {}
@@ -138,7 +139,6 @@ def _said(port: int) -> dict[tuple[str, str], float]:
         bound = re.search(r'le="([^"]+)"', labels)
         key = (kind, bound[1] if bound else "")
         found[key] = found.get(key, 0.0) + float(value)
-    assert found, f"Bytewax says nothing of snapshots:\n{text[:2000]}"
     return found
 
 

@@ -1,97 +1,55 @@
-"""CPU microseconds per event of the pure steps: python -m tests.performance.bench_steps [events per batch]."""
+"""CPU microseconds per event of the pure steps: python -m tests.performance.bench_steps [--events 2000]
 
-import json
-import random
-import sys
+The best of many rounds: neighbours on the machine only ever add. Behind them, what rarer input costs.
+"""
+
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
-import numpy as np
+import typer
 
-from engagement.enrich import ContentRow, Contents, enrich
-from engagement.events import TYPE_NAMES, decode_plain
-from engagement.parse import Header, Integers, parse
-from engagement.rows import arrow_rows, partner_bodies
-from sources.positions import PartitionId, Span
-
-CONTENTS = 100_000
-ROUNDS = 100
+from engagement.parse import parse
+from tests.performance.record import Record, table
+from tests.performance.steps import CONTENTS, encoded, envelope, records, rows, steps
 
 
-@dataclass
-class Records:
-    span: Span
-    offsets: Integers
-    keys: list[bytes | None]
-    values: list[bytes | None]
-    timestamps_ms: Integers
-    headers: list[list[Header] | None] | None = None
+def main(
+    events: Annotated[int, typer.Option(help="in a batch")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1)] = 100,
+    output: Annotated[Path | None, typer.Option(help="JSON; default: the committed result")] = None,
+) -> None:
+    """Measure, print, record."""
+    record = Record("bench_steps", {"events": events, "rounds": rounds, "contents": CONTENTS})
+    best = {name: _best_us(step, rounds, events) for name, step in {**steps(events), **_rarer(events)}.items()}
+    for name, each in best.items():
+        record.figure(name, [each])
+    table(f"CPU per event, batches of {events:,}", ["step", "us"], [[name, f"{us:.2f}"] for name, us in best.items()])
+    record.write(output)
 
 
-def records(values: Sequence[bytes]) -> Records:
-    count = len(values)
-    span = Span(PartitionId("engagement-events", "topic-id", 0), "owner", 0, count)
-    times = np.full(count, 1_754_836_230_000, np.int64)
-    return Records(span, np.arange(count, dtype=np.int64), [b"key"] * count, list(values), times)
-
-
-def row(number: int, draw: random.Random) -> dict[str, Any]:
+def _rarer(events: int) -> dict[str, Callable[[], object]]:
+    made = rows(events)
+    values = [encoded(each) for each in made]
+    nanoseconds = records([value.replace(b'Z"', b'789Z"') for value in values])
+    envelopes = records([encoded(envelope(each)) for each in made])
+    poison = records([value.replace(b'"duration_ms":', b'"duration_ms":-') for value in values])
     return {
-        "id": number,
-        "content_id": content_id(draw.randrange(CONTENTS)),
-        "user_id": f"0b5d5b5e-1111-4222-8333-{draw.randrange(10**6):012}",
-        "event_type": draw.choice(TYPE_NAMES),
-        "event_ts": f"2025-08-10T14:30:{draw.randrange(30):02}.{draw.randrange(10**6):06}Z",
-        "duration_ms": draw.randrange(3_000_000),
-        "device": "ios",
-        "raw_payload": {"app": "4.2", "n": draw.randrange(100)},
+        "parse, nanosecond times": lambda: parse(nanoseconds),
+        "parse, Debezium envelopes": lambda: parse(envelopes),
+        "parse, all rejected": lambda: parse(poison),
     }
 
 
-def content_id(number: int) -> str:
-    return f"123e4567-e89b-12d3-a456-{number:012}"
-
-
-def envelope(of: dict[str, Any]) -> dict[str, Any]:
-    after = of | {"raw_payload": json.dumps(of["raw_payload"])}
-    return {"before": None, "after": after, "source": {"lsn": 67854080, "table": "engagement_events"}, "op": "c"}
-
-
-def measure(name: str, step: Callable[[], object], events: int) -> None:
-    """Prints the best of ROUNDS: neighbours on the machine only ever add."""
+def _best_us(step: Callable[[], object], rounds: int, events: int) -> float:
     best = float("inf")
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.process_time_ns()
         step()
         best = min(best, time.process_time_ns() - start)
-    sys.stdout.write(f"{name:34}{best / events / 1000:8.2f} us/event\n")
-
-
-def main(events: int) -> None:
-    draw = random.Random(1)
-    rows = [row(number, draw) for number in range(events)]
-    values = [json.dumps(of, separators=(",", ":")).encode() for of in rows]
-    plain = records(values)
-    envelopes = records([json.dumps(envelope(of), separators=(",", ":")).encode() for of in rows])
-    nanoseconds = records([value.replace(b'Z"', b'789Z"') for value in values])
-    poison = records([value.replace(b'"duration_ms":', b'"duration_ms":-') for value in values])
-    contents = Contents()
-    contents.put([ContentRow(content_id(n), "slug", "A title", "video", 1800) for n in range(CONTENTS)])
-    parsed = parse(plain)
-    enriched = enrich(parsed, contents)
-    everything = range(len(enriched))
-    sys.stdout.write(f"{events} events of {len(values[0])} bytes a batch, {CONTENTS} contents\n")
-    measure("decode only", lambda: [decode_plain(value) for value in values], events)
-    measure("parse", lambda: parse(plain), events)
-    measure("parse, nanosecond times", lambda: parse(nanoseconds), events)
-    measure("parse, Debezium envelopes", lambda: parse(envelopes), events)
-    measure("parse, all rejected", lambda: parse(poison), events)
-    measure("enrich", lambda: enrich(parsed, contents), events)
-    measure("partner bodies", lambda: partner_bodies(enriched, everything), events)
-    measure("BigQuery columns", lambda: arrow_rows(enriched, everything), events)
+    return best / events / 1000
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    typer.run(main)
