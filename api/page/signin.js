@@ -9,7 +9,7 @@ export function signIn(opened) {
   const draw = () => render(html`<form @submit=${enter}>
       <input type="text" name="username" autocomplete="username" value="board" hidden>
       <label for="token">Token</label>
-      <div><input id="token" type="password" autocomplete="current-password" spellcheck="false" required autofocus aria-describedby="refused"><button type="submit">Sign in</button></div>
+      <div><input id="token" type="password" autocomplete="current-password" spellcheck="false" required aria-describedby="refused"><button type="submit">Sign in</button></div>
       <p class="hint">It is sent once; a cookie that no script can read keeps you signed in.</p>
       <p id="refused" role="alert">${trouble}</p></form>`, at);
 

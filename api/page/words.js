@@ -11,7 +11,7 @@ export function status({denied, missing, silent_s, heard_ms, tick}) {
     const from = heard_ms == null ? '' : ` What you see is from ${clockS(heard_ms)}.`;
     return {tone: 'lost', title: 'Connection lost', sentence: `No word from the server for ${whole(silent_s)}.${from} The page keeps trying by itself.`};
   }
-  if (missing != null) return {tone: 'idle', title: 'Unknown content', sentence: `No content ${missing} is known. It shows here as soon as the first event for it has come through.`};
+  if (missing != null) return {tone: 'idle', title: 'Unknown content', sentence: `No event of a content with the id ${missing} has come yet. The page shows it once one does.`};
   if (!tick) return {tone: 'wait', title: 'Connecting', sentence: 'Asking the server for the board.'};
   return {tone: TONES[tick.phase] ?? 'warn', title: tick.title, sentence: inZone(tick)};
 }
@@ -46,7 +46,7 @@ export const span = (start, end) => `${clock(start)} – ${clock(end)}`;
 // A code that says itself is not listed: `catching_up` reads "catching up".
 const named = names => code => names[code] ?? code.replaceAll('_', ' ');
 export const stateName = named({ok: 'on time'});
-export const breakerName = named({half_open: 'trying'});
+export const breakerName = named({half_open: 'trying', unknown: '–'});
 export const windowName = named({late_accepted: 'takes late events'});
 export const TYPES = {video: 'Video', podcast: 'Podcast', newsletter: 'Newsletter'};
 export const ESTIMATE = 'estimate, about 1 %';
