@@ -55,8 +55,9 @@ def read_last(
     them would be to forget a position. But a capture that died in the middle of its rows holds up nobody who does not
     ask for `captures`: what lies behind its transaction is looked at, and waited for only if it is not all captures'.
     Raises KafkaException where Kafka refuses."""
-    with_admin = AdminClient({**QUIET, **kafka})
-    end = ask(f"find the end of topic {topic}", lambda: written_end(with_admin, topic, 0), waiting)
+    # A client for each try: one that was made while the broker was starting was seen to fail for minutes after it was
+    # up, at every try, while those made later were answered at once.
+    end = ask(f"find the end of topic {topic}", lambda: written_end(AdminClient({**QUIET, **kafka}), topic, 0), waiting)
     consumer = position_consumer(kafka)
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
