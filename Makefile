@@ -25,8 +25,14 @@ test: install    ## all tests. ARGS="tests/unit -x" for some
 check: install   ## format, lint, types, layout
 	@exec scripts/check
 
-bench-%: install  ## one benchmark: drain freshness scale contents backlog capture recovery steps. ARGS="--help"
-	@exec .venv/bin/python -m tests.performance.bench_$* $(ARGS)
+bench: install   ## every benchmark, 25 minutes; one: make bench-drain ARGS="--help" (tests/performance/bench_*.py)
+	@exec .venv/bin/python -m tests.performance.everything
+
+bench-%: install
+	@exec .venv/bin/python -m tests.performance.bench_$* $(if $(RATE),--rate $(RATE)) $(ARGS)
+
+metrics: install  ## METRICS.md from the results of the benchmarks and crash trials
+	@exec .venv/bin/python -m tests.performance.report
 
 clean:           ## what can be made again: .venv, caches, the demo's data
 	rm -rf .venv .uv .demo .coverage .coverage.* .mypy_cache .ruff_cache .hypothesis

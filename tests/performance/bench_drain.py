@@ -68,12 +68,9 @@ def main(
                     _say(number, done[-1][1])
         if profile:
             profile.mkdir(parents=True, exist_ok=True)
-            hot = Record("bench_profile", record.options)
             for flow in (each for each in wanted if each in SINKS):
                 drain(place, flow, topic=topics.get(flow), profile=profile / f"{flow}.txt")
-                lines = hottest(profile / f"{flow}.txt", flow)
-                hot.samples += [{"flow": flow, "line": line, "share": share} for line, share in lines]
-            hot.write(profile / "profile.json" if output else None)
+                hottest(profile / f"{flow}.txt", flow)
     record.samples = [{"round": number, **each.sample()} for number, each in done]
     _summarise(record, done)
     record.write(output)

@@ -1,6 +1,6 @@
 """How old a number is when it can be seen: from the commit in PostgreSQL to Redis, and to an answer of the API.
 
-    python -m tests.performance.bench_freshness [--rates 1000,2000,5000,10000] [--seconds 25]
+    python -m tests.performance.bench_freshness [--rate 1000,2000,5000,10000] [--seconds 25]
 
 PostgreSQL, capture, Kafka, one deployment for Redis and the API on this machine, a transaction every 10 ms. Time runs
 from the answer to COMMIT; every 50 ms a row that is its content's only one is looked for (Redis each millisecond, API
@@ -23,7 +23,9 @@ PERCENTILES = (50, 95, 99, 100)
 
 
 def main(
-    rates: Annotated[str, typer.Option(help="rows a second, comma separated: one result for each")] = RATES,
+    rates: Annotated[
+        str, typer.Option("--rate", "--rates", help="rows a second, comma separated: one result for each")
+    ] = RATES,
     seconds: Annotated[float, typer.Option(help="of load, at each rate")] = 25,
     contents: Annotated[int, typer.Option(help="in PostgreSQL")] = 100_000,
     processes: Annotated[int, typer.Option(help="deployments for Redis")] = 1,
