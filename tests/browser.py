@@ -133,7 +133,8 @@ class Tab:
         self.wait(lambda: not self.js("() => document.getAnimations().length"), message="the rows to come to rest")
 
     def picture(self, name: str) -> Path:
-        """A picture of the window in PAGE_SCREENSHOTS, or in the test's own folder."""
+        """A picture in PAGE_SCREENSHOTS, or in the test's own folder: of the window, on a phone of the whole page."""
         path = self._folder / f"{name}.png"
-        self.page.screenshot(path=path)
+        size = self.page.viewport_size
+        self.page.screenshot(path=path, full_page=bool(size and size["width"] == View.PHONE.value[0][0]))
         return path

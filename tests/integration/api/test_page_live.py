@@ -1,14 +1,16 @@
 """The page alive: the real pipeline behind it, with what fails in it failing, and the words that then stand there.
 
-What takes half a minute to be noticed is left out of the usual run. All of it, with pictures:
+What takes half a minute and more to be noticed is left out of the usual run. With it, and with pictures:
 
-    PAGE_LIVE=all PAGE_SCREENSHOTS=pictures .venv/bin/python -m pytest tests/integration/api/test_page_live.py
+    PAGE_LIVE=capture,stalled,quiet,catching_up,behind PAGE_SCREENSHOTS=pictures \\
+        .venv/bin/python -m pytest --timeout 900 tests/integration/api/test_page_live.py
 """
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +23,9 @@ from demo.services import ValkeyServer
 from tests.browser import Tab
 from tests.fakes.capture import Capture
 from tests.fan_out import TOKEN, Partner
-from tests.pipeline import ROOT, Flow, Pipeline, free_port
+from tests.pipeline import ROOT, Flow, Pipeline, events, free_port
 
-ALL = os.environ.get("PAGE_LIVE") == "all"
+LONG = [name for name in os.environ.get("PAGE_LIVE", "").split(",") if name]
 SINKS = ("redis", "partner", "dead_letters")
 CONTENT = "123e4567-e89b-12d3-a456-426614174000"
 TITLE = "Introduction to Data Engineering"
@@ -35,8 +37,8 @@ ON_BOARD_S = 1.0
 class Live:
     """Capture, a flow per sink, partner and API, each a process of its own on a Redis of their own."""
 
-    def __init__(self, pipeline: Pipeline, partner: Partner) -> None:
-        self.pipeline, self.partner = pipeline, partner
+    def __init__(self, pipeline: Pipeline, partner: Partner, postgres: Any) -> None:
+        self.pipeline, self.partner, self.postgres = pipeline, partner, postgres
         self.port = free_port()
         self.flows: dict[str, Flow] = {}
         self.capture: Capture | None = None
@@ -75,8 +77,9 @@ class Live:
                 [content_id, event_type],
             )
 
-    def send(self, process: int, number: signal.Signals) -> None:
-        os.kill(process, number)
+    def pause_capture(self, paused: bool) -> None:
+        assert self.capture is not None
+        self.capture.running.send_signal(signal.SIGSTOP if paused else signal.SIGCONT)
 
     def close(self) -> None:
         self.kill_api()
@@ -85,7 +88,12 @@ class Live:
 
 
 @pytest.fixture
-def live(kafka: Any, postgres: str, redis_server: ValkeyServer, unique: str, tmp_path: Path) -> Iterator[Live]:
+def live(
+    request: pytest.FixtureRequest, kafka: Any, redis_server: ValkeyServer, unique: str, tmp_path: Path
+) -> Iterator[Live]:
+    # A PostgreSQL of its own only where it is paused: it takes seconds to start.
+    own = request.getfixturevalue("postgres_server") if "stalled" in LONG else None
+    postgres = own.dsn if own else request.getfixturevalue("postgres")
     partner = Partner(tmp_path)
     pipeline = Pipeline(kafka, postgres, redis_server.url, unique, tmp_path)
     pipeline.env = {
@@ -93,9 +101,10 @@ def live(kafka: Any, postgres: str, redis_server: ValkeyServer, unique: str, tmp
         "EXTERNAL_API_URL": f"{partner.url}/events",
         "EXTERNAL_API_TOKEN": TOKEN,
         "EXTERNAL_API_TIMEOUT_SECONDS": "2",
+        "EXTERNAL_API_BATCH_SIZE": "100",
         "CDC_SLOT": unique,
     }
-    made = Live(pipeline, partner)
+    made = Live(pipeline, partner, own)
     try:
         partner.start()
         pipeline.provision()
@@ -173,6 +182,11 @@ def test_the_page_says_what_the_pipeline_does(
     redis_server.start()
     tab.see("Live", NOTICED_S + SLOW)
 
+    for name in LONG:
+        row_on_the_board(live, tab)
+        tab.see("Live", NOTICED_S + SLOW)
+        TAKES_LONGER[name](live, tab)
+
     # The API is killed.
     live.kill_api()
     tab.see("Connection lost", 6 + SLOW)
@@ -183,6 +197,80 @@ def test_the_page_says_what_the_pipeline_does(
     tab.page.goto(f"{live.url}/c/{CONTENT}")
     tab.wait(lambda: tab.text(".c-title .title") == TITLE, SLOW, "the content's own page")
     tab.picture("real-content")
+
+
+def the_capture_is_paused(live: Live, tab: Tab) -> None:
+    live.pause_capture(True)
+    live.insert()
+    tab.see("Capture is down", NOTICED_S + SLOW)
+    tab.picture("real-capture-paused")
+    live.pause_capture(False)
+    tab.see("Live", NOTICED_S + SLOW)
+
+
+def a_partition_stands_still(live: Live, tab: Tab) -> None:
+    """PostgreSQL freezes: what names a content never looked up waits, and only its partition with it."""
+    live.postgres.pause()
+    try:
+        unknown = "123e4567-e89b-12d3-a456-42661417ffff"
+        live.pipeline.produce([{"content_id": unknown, "event_type": "play", "user_id": "u"}])
+        tab.see("Stalled", NOTICED_S + SLOW)
+        assert "Events arrive in Kafka, but partition" in tab.sentence
+        tab.picture("real-stalled")
+    finally:
+        live.postgres.resume()
+    tab.wait(lambda: tab.title != "Stalled", NOTICED_S + SLOW, "the partition to move")
+
+
+def nobody_watches(live: Live, tab: Tab) -> None:
+    tab.see("Quiet", NOTICED_S + SLOW)
+    assert "nothing waits" in tab.sentence
+    tab.picture("real-quiet")
+    live.insert()
+    tab.see("Live", SLOW)
+
+
+def the_board_catches_up(live: Live, tab: Tab) -> None:
+    """Its process is killed, half a million events arrive, and it comes back."""
+    live.flows["redis"].kill()
+    live.pipeline.produce(events(live.pipeline.contents, 500_000, spread_s=300))
+    tab.see("Redis is down", NOTICED_S + SLOW)
+    tab.picture("real-redis-flow-killed")
+    live.flows["redis"] = live.pipeline.start("redis", SINKS="redis")
+    tab.see("Catching up", SLOW)
+    tab.picture("real-catching-up")
+    assert "nothing is lost" in tab.sentence
+    live.pipeline.caught_up(120)
+
+
+def a_sink_falls_behind(live: Live, tab: Tab) -> None:
+    """A second for each request of 100 events, and 400 events a second."""
+    live.partner.behave(delay_s=1)
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.wait(0.25):
+            live.pipeline.produce(events(live.pipeline.contents, 100, spread_s=1))
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        tab.see("Falling behind", 2 * NOTICED_S + SLOW)
+        assert "Partner is about" in tab.sentence
+        tab.picture("real-behind")
+    finally:
+        stop.set()
+        thread.join()
+        live.partner.behave()
+
+
+TAKES_LONGER = {
+    "capture": the_capture_is_paused,
+    "stalled": a_partition_stands_still,
+    "quiet": nobody_watches,
+    "catching_up": the_board_catches_up,
+    "behind": a_sink_falls_behind,
+}
 
 
 def row_on_the_board(live: Live, tab: Tab) -> float:
