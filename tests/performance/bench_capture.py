@@ -121,6 +121,7 @@ def _ceiling(place: Site, pipeline: Pipeline, slot: str, rows: int) -> Drained:
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output)
     running = Flow(process, log)
+    place.started.append(running)
     try:
         return measure(place, "ceiling", [running], arriving.count, rows, begin)
     finally:

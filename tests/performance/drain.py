@@ -161,6 +161,7 @@ def _raw(site: Site, flow: str, shares: list[list[int]], topic: str) -> tuple[li
         with path.open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output)
         running.append(Flow(process, path))
+        site.started.append(running[-1])
     return running, lambda: sum(counter.value for counter in counters)
 
 
@@ -175,6 +176,7 @@ def _naive(site: Site, topic: str, count: int) -> tuple[list[Flow], Callable[[],
     with (work / "log").open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
     flow = Flow(process, work / "log")
+    site.started.append(flow)
 
     def all_or_nothing() -> int:
         assert process.poll() in (None, 0), flow.said()[-3000:]

@@ -21,13 +21,12 @@ def main() -> None:
     for name in BENCHES:
         console.rule(f"bench-{name}")
         began = time.monotonic()
-        try:
-            run = subprocess.run(
-                [sys.executable, "-m", f"tests.performance.bench_{name}"], cwd=ROOT, timeout=LONGEST_S, check=False
-            )
-            if run.returncode != 0:
-                failed.append(name)
-        except subprocess.TimeoutExpired:
+        with subprocess.Popen([sys.executable, "-m", f"tests.performance.bench_{name}"], cwd=ROOT) as bench:
+            try:
+                bench.wait(LONGEST_S)
+            except subprocess.TimeoutExpired:
+                bench.terminate()  # it ends what it has started
+        if bench.returncode != 0:
             failed.append(name)
         console.print(f"bench-{name}: {time.monotonic() - began:.0f} s")
     subprocess.run([sys.executable, "-m", "tests.performance.report"], cwd=ROOT, check=True)

@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ class Site:
     contents: list[str]
     stand_ins: dict[str, StandIn] = field(default_factory=dict)
     runs: int = 0
+    started: list[Flow] = field(default_factory=list)  # by all runs
 
     @property
     def bootstrap(self) -> str:
@@ -74,7 +76,7 @@ class Site:
         run.group = f"run{self.runs}-{name}"
         run.work = self.root / run.group
         run.work.mkdir(mode=0o755)
-        run.flows = []
+        run.flows = self.started
         stand_ins = [each.env for each in self.stand_ins.values()]
         run.env = {"LOG_LEVEL": "INFO", "BIGQUERY_DATASET_ID": run.group.replace("-", "_")}
         for env in stand_ins:
@@ -91,7 +93,8 @@ class Site:
 
 @contextmanager
 def site(contents: int = 100_000, kinds: tuple[str, ...] = ("kafka", "postgres", "redis")) -> Iterator[Site]:
-    """Started when the block begins, gone with it."""
+    """Started when the block begins, gone with it, also where this process is told to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     root = Path(tempfile.mkdtemp(prefix="engagement-bench-"))
     root.chmod(0o711)
     with ExitStack() as stack:
@@ -106,9 +109,9 @@ def site(contents: int = 100_000, kinds: tuple[str, ...] = ("kafka", "postgres",
         kafka = KafkaService(servers["kafka"].address["bootstrap"])
         dsn, redis_url = servers["postgres"].address["dsn"], servers["redis"].address["url"]
         pipeline = Pipeline(kafka, dsn, redis_url, "bench", root)
-        stack.callback(pipeline.close)
         provision(pipeline)
-        made = Site(root, servers, pipeline, put_contents(dsn, contents))
+        made = Site(root, servers, pipeline, put_contents(dsn, contents), started=pipeline.flows)
+        stack.callback(pipeline.close)
         stack.callback(lambda: [_end(each.process) for each in made.stand_ins.values()])
         yield made
 
