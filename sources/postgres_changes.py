@@ -165,7 +165,7 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
             rows=len(sent),
             first_id=sent.lowest,
             last_id=sent.highest,
-            stream_from=position.lsn,
+            lsn=position.lsn,
         )
         return Changes([], encoded(position.streaming(position.lsn_number)))
 
@@ -272,7 +272,7 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
                 "operations.provision"
             )
         if after is not None:
-            log.warning("taken_as_sent", ids_up_to=after, why="the topic's retention has removed records")
+            log.warning("taken_as_sent", sent_up_to=after, why="the topic's retention has removed records")
         return msgspec.structs.replace(position, after=after)
 
     def _opened(self, position: ChangePosition) -> ReplicationStream:

@@ -40,7 +40,8 @@ def lines() -> Iterator[Line]:
         for node in ast.walk(tree):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[event]):
-                    yield line(path, node, level, event)
+                    for name in (event.body, event.orelse) if isinstance(event, ast.IfExp) else (event,):
+                        yield line(path, node, level, name)
                 case ast.Call(func=ast.Name(id="say"), args=[event], keywords=[_, *_]):
                     yield line(path, node, "info", event)
 
