@@ -45,7 +45,15 @@ class Findings:
         finding.names += names[: NAMES_MAX - len(finding.names)]
 
     def __iter__(self) -> Iterator[Finding]:
-        return iter(self._found.values())
+        """By place, what is missing first, what is no error last."""
+        return iter(
+            sorted(self._found.values(), key=lambda each: (each.where, each.kind in HARMLESS, _rank(each.kind)))
+        )
+
+
+def _rank(kind: str) -> int:
+    order = ("missing", "doubled", "altered")
+    return order.index(kind) if kind in order else len(order)
 
 
 @dataclass
@@ -97,24 +105,24 @@ class Report:
     def table(self) -> Table:
         """The sums, a row per sink."""
         shown = Table(title=f"Every event, once, everywhere? {self.begin} to {self.end}", title_justify="left")
-        columns = ("records", "delivered", "dead letters", "rejected", "elsewhere", "repaired", "not yet due")
+        columns = [
+            ("records", [each.records for each in self.sums]),
+            ("delivered", [each.delivered for each in self.sums]),
+            ("dead letters", [each.refused for each in self.sums]),
+            ("rejected", [each.rejected for each in self.sums]),
+            ("for other sinks", [each.elsewhere for each in self.sums]),
+            ("repaired", [each.repaired for each in self.sums]),
+            ("not yet due", [each.not_due for each in self.sums]),
+        ]
+        columns = columns[:2] + [(name, numbers) for name, numbers in columns[2:] if any(numbers)]
         shown.add_column("")
-        for column in columns:
-            shown.add_column(column, justify="right")
+        for name, _ in columns:
+            shown.add_column(name, justify="right")
         shown.add_column("")
-        for each in self.sums:
-            numbers = (
-                each.records,
-                each.delivered,
-                each.refused,
-                each.rejected,
-                each.elsewhere,
-                each.repaired,
-                each.not_due,
-            )
-            wrong = [finding for finding in self.findings if finding.where == each.sink and finding.is_error]
-            verdict = "[red]DIFFERENT[/]" if wrong or not each.closed else "[green]equal[/]"
-            shown.add_row(each.sink, *(f"{number:,}" for number in numbers), verdict)
+        different = {finding.where for finding in self.findings if finding.is_error}
+        for at, each in enumerate(self.sums):
+            verdict = "[green]equal[/]" if each.closed and each.sink not in different else "[red]DIFFERENT[/]"
+            shown.add_row(each.sink, *(f"{numbers[at]:,}" for _, numbers in columns), verdict)
         return shown
 
     def as_json(self) -> dict[str, Any]:
