@@ -1,7 +1,7 @@
 // One content: its place, its last hour minute by minute, what people did and how far they got.
 import {html, render, svg} from './vendor/lit-html/lit-html.js';
 import {repeat} from './vendor/lit-html/directives/repeat.js';
-import {clock, clockS, fullDate, n, say} from './format.js';
+import {clock, clockS, n, say} from './format.js';
 import {ESTIMATE} from './words.js';
 import {bar, figure, minuteBar, move, rect, title, type} from './draw.js';
 import {boardHref, facts, missing, now} from './facts.js';
@@ -24,7 +24,7 @@ function content() {
 function page(of) {
   const {rolling} = of, compared = rolling.rank_before !== undefined && facts.tick?.phase !== 'catching_up';
   return html`
-    <div class="c-title">${title(of)}<p class="c-meta"><span class="type">${type(of.content_type)}</span><span>${of.content_length_seconds ? say(of.content_length_seconds) : 'no length'}</span>${of.publish_ts ? html`<span>published ${fullDate(Date.parse(of.publish_ts))}</span>` : ''}</p></div>
+    <div class="c-title">${title(of)}<p class="c-meta"><span class="type">${type(of.content_type)}</span><span>${of.content_length_seconds ? say(of.content_length_seconds) : 'no length'}</span></p></div>
     <dl class="c-figures">
       <div><dt>Place</dt><dd>${figure(n(rolling.rank))}${move(rolling.rank_before, rolling.rank, compared)}</dd></div>
       <div><dt>Score</dt><dd>${figure(n(rolling.score))}</dd></div>

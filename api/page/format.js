@@ -27,8 +27,7 @@ const formatter = parts => new Intl.DateTimeFormat('en-GB', {numberingSystem: 'l
 const minute = formatter({hour: '2-digit', minute: '2-digit'});
 const second = formatter({hour: '2-digit', minute: '2-digit', second: '2-digit'});
 const day = formatter({weekday: 'short', day: 'numeric', month: 'short'});
-const dayOfYear = formatter({day: 'numeric', month: 'short', year: 'numeric'});
-export const clock = t => minute.format(t), clockS = t => second.format(t), date = t => day.format(t), fullDate = t => dayOfYear.format(t);
+export const clock = t => minute.format(t), clockS = t => second.format(t), date = t => day.format(t);
 
 const HALF_A_DAY_MS = 43200000;
 export const moment = (t, now) => now != null && Math.abs(now - t) > HALF_A_DAY_MS ? `${date(t)}, ${clock(t)}` : clock(t); // with the day, where it is another
