@@ -70,7 +70,7 @@ def text_keys(texts: Sequence[str]) -> tuple[Keys, list[tuple[int, str]]]:
         if is_integer(text):
             numbers_at.append(index)
         else:
-            key = hash(text) & _WORD
+            key = hash((text,)) & _WORD
             keys[index] = key
             named.append((key, text))
     keys[numbers_at] = integer_keys(np.array([int(texts[index]) for index in numbers_at], np.int64))
