@@ -109,8 +109,8 @@ def state_of(stage: Stage, *, running: bool, quiet: bool) -> State:
     if _has_no_position(stage, running):
         return "starting"
     stuck = stage.stalled
-    if stuck and (stage.error is not None or len(stuck) == len([each for each in stage.partitions if each.waiting])):
-        return "stopped"
+    if stuck and (stage.error is not None or len(stuck) == len(stage.partitions)):
+        return "stopped"  # else a partition stands still: those that have caught up run
     if (stage.lag_s or 0.0) > LATE_S:
         return "behind" if stage.trend in ("growing", "steady") else "catching_up"
     if stage.lag_s is None:
