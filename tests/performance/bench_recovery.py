@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -57,11 +58,11 @@ def main(
             rows.append([flow, figure.text(2)])
         if filled:
             snapshots = _snapshots(place, filled, rate, seconds)
-            record.samples.append(snapshots)
-            record.figure("snapshot.mean_ms", [snapshots["mean_ms"]])
-            record.figure("snapshot.at_most_ms", [snapshots["at_most_ms"]])
-            record.figure("gap.p99_ms", [float(np.percentile(snapshots["gaps_ms"], 99))])
-            record.figure("gap.max_ms", [max(snapshots["gaps_ms"])])
+            record.samples.append(asdict(snapshots))
+            record.figure("snapshot.mean_ms", [snapshots.mean_ms])
+            record.figure("snapshot.at_most_ms", [snapshots.at_most_ms])
+            record.figure("gap.p99_ms", [float(np.percentile(snapshots.gaps_ms, 99))])
+            record.figure("gap.max_ms", [max(snapshots.gaps_ms)])
     table("kill -9 to the first new output, s, median (range)", ["flow", "seconds"], rows)
     for key in ("snapshot.mean_ms", "snapshot.at_most_ms", "gap.p99_ms", "gap.max_ms"):
         if key in record.figures:
@@ -88,8 +89,18 @@ def _killed(place: Site, flow: str, kills: int, rate: int) -> Iterator[float]:
     running.kill()
 
 
-def _snapshots(place: Site, filled: int, rate: int, seconds: float) -> dict[str, float | list[float]]:
-    """mean_ms, at_most_ms (from a bucket's bound) of an epoch's snapshots; gaps_ms without acknowledged events."""
+@dataclass(frozen=True)
+class Snapshots:
+    """Of an epoch, all partitions together: mean, and a bound from the buckets of Bytewax's histogram.
+
+    gaps_ms  each stretch without a newly acknowledged event, in milliseconds"""
+
+    mean_ms: float
+    at_most_ms: float
+    gaps_ms: list[float]
+
+
+def _snapshots(place: Site, filled: int, rate: int, seconds: float) -> Snapshots:
     topic = place.topic("filled-events", filled, rate)
     pipeline = place.again("snapshots", topic)
     port = free_port()
@@ -123,11 +134,11 @@ def _snapshots(place: Site, filled: int, rate: int, seconds: float) -> dict[str,
         for (kind, bound), value in counted.items()
         if kind == "bucket" and bound != "+Inf" and value >= counted["bucket", "+Inf"]
     ]
-    return {
-        "mean_ms": counted["sum", ""] / max(seconds / EPOCH_S, 1) * 1000,
-        "at_most_ms": min(slowest, default=float("inf")) * 1000 * parts,
-        "gaps_ms": gaps_ms,
-    }
+    return Snapshots(
+        mean_ms=counted["sum", ""] / max(seconds / EPOCH_S, 1) * 1000,
+        at_most_ms=min(slowest, default=float("inf")) * 1000 * parts,
+        gaps_ms=gaps_ms,
+    )
 
 
 def _said(port: int) -> dict[tuple[str, str], float]:

@@ -43,9 +43,11 @@ def flow() -> Dataflow:
     made = Dataflow("naive")
     source = KafkaSource([os.environ["NAIVE_BOOTSTRAP"]], [os.environ["NAIVE_TOPIC"]], tail=False)
     records = op.input("events", made, source)
-    events = op.map("parse", records, lambda record: json.loads(record.value))  # type: ignore[attr-defined]
+    events = op.map("parse", records, lambda record: json.loads(record.value))  # type: ignore[union-attr, arg-type]  # as one writes it first
     keyed = op.key_on("content", events, lambda event: event["content_id"])
-    clock = EventClock(lambda event: datetime.fromisoformat(event["event_ts"]), timedelta(minutes=10))
+    clock: EventClock[Event] = EventClock(
+        lambda event: datetime.fromisoformat(event["event_ts"]), timedelta(minutes=10)
+    )
     windower = TumblingWindower(timedelta(minutes=10), datetime(2025, 1, 1, tzinfo=UTC))
     totals = fold_window("totals", keyed, clock, windower, lambda: (0, 0), add, merge)
     op.output("nowhere", totals.down, Nowhere())

@@ -5,7 +5,7 @@ is tests/performance/limits.md: it is copied in.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,23 +84,28 @@ TITLES = (
 
 def main() -> None:
     """Write METRICS.md and the pictures."""
-    pictures = {path.stem for path in all_pictures()}
+    METRICS.write_text(page({path.stem for path in all_pictures()}), encoding="utf-8")
+    sys.stdout.write(f"{METRICS}\n")
+
+
+def page(pictures: Collection[str] = ()) -> str:
+    """The whole page. pictures: names of those that were drawn."""
     parts = [HEAD, *_targets(), *_limits()]
     for bench, title, picture in TITLES:
         parts += [f"## {title}\n", *_section(bench)]
         if picture in pictures:
             parts.append(f"![{title}](docs/pictures/{picture}.svg)\n")
     parts += [*_profile(), _crashes()]
-    METRICS.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
-    sys.stdout.write(f"{METRICS}\n")
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def _targets() -> Iterator[str]:
     yield "## Targets\n"
-    yield _table(["what", "figure", "target", "", "command"], [_judged(target) for target in TARGETS])
+    yield _table(["what", "figure", "target", "", "command"], [judged(target) for target in TARGETS])
 
 
-def _judged(target: Target) -> list[str]:
+def judged(target: Target) -> list[str]:
+    """A row: what, figure, target, whether it is met and by which factor, command."""
     measured = result(target.bench)
     figure = (measured or {}).get("figures", {}).get(target.figure)
     command = f"`make {_make(target.bench)}`"

@@ -90,6 +90,11 @@ class Site:
             self.stand_ins[kind] = _bigquery(self.root) if kind == "bigquery" else _partner(self.root)
         return self.stand_ins[kind]
 
+    def end_stand_ins(self) -> None:
+        for each in self.stand_ins.values():
+            each.process.kill()
+            each.process.wait(10)
+
 
 @contextmanager
 def site(contents: int = 100_000, kinds: tuple[str, ...] = ("kafka", "postgres", "redis")) -> Iterator[Site]:
@@ -112,7 +117,7 @@ def site(contents: int = 100_000, kinds: tuple[str, ...] = ("kafka", "postgres",
         provision(pipeline)
         made = Site(root, servers, pipeline, put_contents(dsn, contents), started=pipeline.flows)
         stack.callback(pipeline.close)
-        stack.callback(lambda: [_end(each.process) for each in made.stand_ins.values()])
+        stack.callback(made.end_stand_ins)
         yield made
 
 
@@ -171,8 +176,3 @@ def _stand_in(module: str, arguments: list[str], counter: Path, env: dict[str, s
         assert time.monotonic() < deadline, f"{module} did not start"
         time.sleep(0.05)
     return StandIn(process, CounterFile(counter), env)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait(10)

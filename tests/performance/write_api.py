@@ -96,7 +96,7 @@ class WriteApi:
         return WriteStream(name=name, type_=request.write_stream.type_)
 
     def _append(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
-        stream, schema = "", None
+        stream, schema = "", pa.schema([])
         for request in requests:
             stream = request.write_stream or stream
             if request.arrow_rows.writer_schema.serialized_schema:
