@@ -37,8 +37,8 @@ ON_BOARD_S = 1.0
 class Live:
     """Capture, a flow per sink, partner and API, each a process of its own on a Redis of their own."""
 
-    def __init__(self, pipeline: Pipeline, partner: Partner, postgres: Any) -> None:
-        self.pipeline, self.partner, self.postgres = pipeline, partner, postgres
+    def __init__(self, pipeline: Pipeline, partner: Partner) -> None:
+        self.pipeline, self.partner = pipeline, partner
         self.port = free_port()
         self.flows: dict[str, Flow] = {}
         self.capture: Capture | None = None
@@ -88,12 +88,7 @@ class Live:
 
 
 @pytest.fixture
-def live(
-    request: pytest.FixtureRequest, kafka: Any, redis_server: ValkeyServer, unique: str, tmp_path: Path
-) -> Iterator[Live]:
-    # A PostgreSQL of its own only where it is paused: it takes seconds to start.
-    own = request.getfixturevalue("postgres_server") if "stalled" in LONG else None
-    postgres = own.dsn if own else request.getfixturevalue("postgres")
+def live(kafka: Any, postgres: str, redis_server: ValkeyServer, unique: str, tmp_path: Path) -> Iterator[Live]:
     partner = Partner(tmp_path)
     pipeline = Pipeline(kafka, postgres, redis_server.url, unique, tmp_path)
     pipeline.env = {
@@ -104,7 +99,7 @@ def live(
         "EXTERNAL_API_BATCH_SIZE": "100",
         "CDC_SLOT": unique,
     }
-    made = Live(pipeline, partner, own)
+    made = Live(pipeline, partner)
     try:
         partner.start()
         pipeline.provision()
@@ -209,17 +204,25 @@ def the_capture_is_paused(live: Live, tab: Tab) -> None:
 
 
 def a_partition_stands_still(live: Live, tab: Tab) -> None:
-    """PostgreSQL freezes: what names a content never looked up waits, and only its partition with it."""
-    live.postgres.pause()
-    try:
-        unknown = "123e4567-e89b-12d3-a456-42661417ffff"
-        live.pipeline.produce([{"content_id": unknown, "event_type": "play", "user_id": "u"}])
-        tab.see("Stalled", NOTICED_S + SLOW)
-        assert "Events arrive in Kafka, but partition" in tab.sentence
-        tab.picture("real-stalled")
-    finally:
-        live.postgres.resume()
-    tab.wait(lambda: tab.title != "Stalled", NOTICED_S + SLOW, "the partition to move")
+    """Two processes keep the board, and one of them freezes: only what it reads waits."""
+    live.flows["redis"].stop()
+    one = live.pipeline.start("redis.0-2", SINKS="redis", KAFKA_PARTITIONS="0-2")
+    other = live.pipeline.start("redis.3", SINKS="redis", KAFKA_PARTITIONS="3")
+    for flow in (one, other):
+        live.pipeline.claimed(flow)
+    other.process.send_signal(signal.SIGSTOP)
+    live.pipeline.produce(events(live.pipeline.contents, 200, spread_s=1))
+    tab.see("Stalled", NOTICED_S + SLOW)
+    assert tab.sentence.startswith("Events arrive in Kafka, but partition 3 has not moved for about ")
+    assert tab.sentence.endswith(" The other 3 run.")
+    tab.picture("real-stalled")
+    other.process.send_signal(signal.SIGCONT)
+    live.pipeline.caught_up()
+    live.insert()
+    tab.see("Live", NOTICED_S + SLOW)
+    for flow in (one, other):
+        assert flow.stop() == 0
+    live.flows["redis"] = live.pipeline.start("redis", SINKS="redis")
 
 
 def nobody_watches(live: Live, tab: Tab) -> None:
