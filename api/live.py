@@ -130,11 +130,13 @@ class Live:
 
     def _board(self, window: str, rows: int, now_us: int, comparable: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         """The event, and the titles of its rows."""
-        board, content_ids = self._totals.board(window, rows, now_us, places=PLACES)
+        remembers = window == "rolling" and self.places.due(now_us)
+        board, content_ids = self._totals.board(window, rows, now_us, places=PLACES if remembers else 0)
         compared_at_s: float | None = None
         before: dict[str, int] = {}
-        if window == "rolling":
+        if remembers:
             self.places.remember(now_us, content_ids)
+        if window == "rolling":
             self._people = self._totals.people("rolling", now_us)
             if comparable:
                 compared_at_s, before = self.places.before(now_us)

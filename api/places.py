@@ -21,12 +21,15 @@ class Places:
         self._computed: Board | None = None
         self._now: Board = (0.0, {})
 
+    def due(self, now_us: int) -> bool:
+        """Whether the board is to be remembered."""
+        return now_us / 1e6 - self._now[0] >= EVERY_S
+
     def remember(self, now_us: int, content_ids: list[str]) -> None:
         """The board as it is now, best first."""
         now = now_us / 1e6
         self._now = now, _numbered(content_ids)
-        if not self._boards or now - self._boards[-1][0] >= EVERY_S:
-            self._boards.append(self._now)
+        self._boards.append(self._now)
         while len(self._boards) > 1 and now - self._boards[1][0] >= AGO_S:
             self._boards.popleft()
 
@@ -40,7 +43,7 @@ class Places:
 
     def of(self, content_id: str, now_us: int, comparable: bool) -> dict[str, Any]:
         """rank and rank_before of one content; null beyond the places that are remembered."""
-        if abs(now_us / 1e6 - self._now[0]) > EVERY_S:
+        if abs(now_us / 1e6 - self._now[0]) > 2 * EVERY_S:
             self.remember(now_us, self._totals.places("rolling", PLACES, now_us))
         before = self.before(now_us)[1] if comparable else {}
         return {"rank": self._now[1].get(content_id), "rank_before": before.get(content_id)}

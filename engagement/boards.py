@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from heapq import nlargest
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +77,35 @@ def window_state(end_s: int, now_us: int, watermarks_us: Iterable[int], lateness
 def ranked(totals: Mapping[str, Ints]) -> list[str]:
     """Content ids in the order of the board: score, then events, both descending, then content id."""
     return sorted(totals, key=lambda content_id: (-totals[content_id][SCORE], -totals[content_id][EVENTS], content_id))
+
+
+def contenders(
+    lists: Sequence[Sequence[tuple[bytes, float]]], depth: int, places: int
+) -> tuple[set[bytes], int | None]:
+    """Who may be among the first `places`, and what anybody else may have at most; None: there is nobody else.
+
+    lists  of each bucket the entries with the highest scores, descending; one of `depth` entries may have left some out
+
+    An entry has at least what it is listed with, and at most that and the lowest listed score of each list that may
+    have left it out. Of two thousand few survive, and only those are read whole."""
+    least: dict[bytes, int] = {}
+    listed_cuts: dict[bytes, int] = {}
+    rest = 0  # what an entry that no list has may have at most
+    for entries in lists:
+        cut = int(entries[-1][1]) if len(entries) == depth else 0
+        rest += cut
+        for entry, score in entries:
+            least[entry] = least.get(entry, 0) + int(score)
+            listed_cuts[entry] = listed_cuts.get(entry, 0) + cut
+    border = nlargest(places, least.values())[-1] if len(least) > places else 0
+    kept, bound = set(), rest
+    for entry, score in least.items():
+        most = score + rest - listed_cuts[entry]
+        if most >= border:
+            kept.add(entry)
+        else:
+            bound = max(bound, most)
+    return kept, bound or None
 
 
 def added(rows: Iterable[tuple[Sequence[str], Sequence[bytes | None]]]) -> dict[str, Ints]:

@@ -1,5 +1,6 @@
 """What readers make of the totals: spans, order and ties, the numbers of a row."""
 
+from collections import Counter
 from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
@@ -90,3 +91,30 @@ def test_a_window_is_filling_then_accepts_late_events_then_is_closed() -> None:
 def test_times_are_iso_8601_in_utc() -> None:
     assert boards.iso(START * 1_000_000) == "2025-08-10T14:30:00Z"
     assert boards.iso(NOW_US) == "2025-08-10T14:30:25.250000Z"
+
+
+@given(
+    buckets=st.lists(st.dictionaries(st.sampled_from([b"%d" % i for i in range(30)]), st.integers(1, 50)), max_size=6),
+    depth=st.integers(1, 12),
+    places=st.integers(1, 8),
+)
+def test_nobody_who_could_be_first_is_left_out(buckets: list[dict[bytes, int]], depth: int, places: int) -> None:
+    lists = [sorted(bucket.items(), key=lambda each: -each[1])[:depth] for bucket in buckets]
+    kept, bound = boards.contenders([[(entry, float(score)) for entry, score in each] for each in lists], depth, places)
+    totals = Counter[bytes]()
+    for bucket in buckets:
+        totals.update(bucket)
+    others = [total for entry, total in totals.items() if entry not in kept]
+    assert all(bound is not None and total <= bound for total in others)
+    best = sorted(totals.values(), reverse=True)[:places]
+    in_kept = sorted((totals[entry] for entry in kept), reverse=True)[:places]
+    if bound is None or (len(in_kept) == places and in_kept[-1] > bound):
+        assert in_kept == best
+
+
+def test_few_survive_of_many() -> None:
+    lists = [
+        [(b"%d" % (i if i < 5 else bucket * 100 + i), 1000.0 / (i + 1)) for i in range(50)] for bucket in range(10)
+    ]
+    kept, _ = boards.contenders(lists, 50, 5)
+    assert len(kept) < 20
