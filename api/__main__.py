@@ -1,5 +1,6 @@
 """python -m api: serve the API and the page on API_HOST and API_PORT."""
 
+import os
 import signal
 import socket
 import sys
@@ -85,8 +86,8 @@ def _listening(settings: Settings) -> socket.socket:
     except OSError as failure:
         raise SettingsError(
             [
-                f"API_HOST={host}, API_PORT={port}: cannot be opened ({failure.strerror}): stop the process that "
-                "listens there, or name another port"
+                f"API_HOST={host}, API_PORT={port}: cannot be opened ({os.strerror(failure.errno or 0)}): stop the "
+                "process that listens there, or name another port"
             ]
         ) from failure
 

@@ -1,5 +1,6 @@
 """HEALTH_PORT of a flow: /health (what it does, and whose fault it is), /ready, /metrics."""
 
+import os
 import socket
 import threading
 from typing import Any
@@ -24,8 +25,8 @@ def serve(status: ProcessStatus, port: int) -> None:
         listening = socket.create_server(("0.0.0.0", port))
     except OSError as failure:
         raise FlowStopped(
-            f"HEALTH_PORT={port} cannot be opened ({failure.strerror}): give each process on this machine a port of "
-            "its own, or 0 for none."
+            f"HEALTH_PORT={port} cannot be opened ({os.strerror(failure.errno or 0)}): give each process on this "
+            "machine a port of its own, or 0 for none."
         ) from failure
     server = uvicorn.Server(uvicorn.Config(application(status), log_config=None, access_log=False))
     threading.Thread(target=server.run, args=([listening],), name="health", daemon=True).start()
