@@ -1,4 +1,4 @@
-"""What the processes log while events are rejected and refused: JSON that can be followed, and no user in it."""
+"""What the processes log and measure while events are rejected and refused: lines to follow, and no user in them."""
 
 import json
 import subprocess
@@ -18,6 +18,10 @@ from tests.pipeline import ROOT, Pipeline, free_port
 
 USER = "user_of_interest"
 REFUSED = 422
+OF_THE_DESIGN = {
+    *("processed_events_total", "late_events_total", "rejected_events_total", "skipped_events_total"),
+    *("processing_latency_seconds", "sink_errors_total", "kafka_lag_seconds"),
+}
 CONTENT = "123e4567-e89b-12d3-a456-426614174000"
 
 
@@ -66,6 +70,10 @@ def insert(dsn: str) -> None:
             )
 
 
+def metrics_of(port: int, path: str = "/metrics") -> str:
+    return httpx.get(f"http://127.0.0.1:{port}{path}").raise_for_status().text
+
+
 def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -84,8 +92,8 @@ def test_every_line_can_be_followed_and_none_names_a_user(
     }
     pipeline.provision()
     insert(pipeline.postgres)
-    capture = Capture(pipeline.environment())
-    port = free_port()
+    port, capture_port, flow_port = free_port(), free_port(), free_port()
+    capture = Capture(pipeline.environment(HEALTH_PORT=str(capture_port)))
     api_log = pipeline.work / "api.log"
     with api_log.open("wb") as output:
         api = subprocess.Popen(
@@ -97,7 +105,7 @@ def test_every_line_can_be_followed_and_none_names_a_user(
         )
     try:
         capture.start()
-        flow = pipeline.start()
+        flow = pipeline.start(HEALTH_PORT=str(flow_port))
         for sink in ("redis", "partner", "dead_letters"):
 
             def settled(sink: str = sink) -> bool:
@@ -114,6 +122,16 @@ def test_every_line_can_be_followed_and_none_names_a_user(
                 return None
 
         assert wait_for(answer, timeout=30, message="the API").status_code == 200
+        assert f'captured_rows_total{{topic="{pipeline.topic}"}} 4.0' in metrics_of(capture_port)
+        of_flow = metrics_of(flow_port)
+        assert 'dead_letters_total{reason="refused",sink="partner"} 1.0' in of_flow
+        assert 'sink_errors_total{sink="partner"} 3.0' in of_flow
+        of_all = httpx.get(f"http://127.0.0.1:{port}/metrics").json()
+        assert (of_all["processed_events_total"], of_all["rejected_events_total"]) == (3, 1)
+        assert of_all["sink_errors_total"]["partner"] == 3
+        assert of_all.keys() >= OF_THE_DESIGN
+        of_api = metrics_of(port, "/metrics/prometheus")
+        assert 'api_request_seconds_count{route="/metrics",status="200"} 1.0' in of_api
         assert capture.stop() == 0
         assert flow.stop() == 0
     finally:
