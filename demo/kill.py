@@ -18,6 +18,7 @@ from confluent_kafka import KafkaException
 from rich.table import Table
 
 from demo.positions import Positions
+from demo.services.children import ServiceFailed
 from demo.supervisor import Supervisor
 from demo.systems import Systems
 
@@ -97,7 +98,11 @@ class Killer:
         for name, future in list(self._answering.items()):
             if future.done():
                 del self._answering[name]
-                future.result()
+                if isinstance(future.exception(), ServiceFailed):
+                    # PostgreSQL: the processes of the one that was killed may outlive it for a moment
+                    self._start_again(name, next(k for k in reversed(self.kills) if k.name == NAMES[name]))
+                else:
+                    future.result()
 
     def press(self, key: str) -> None:
         """kill -9 what this key names; nothing where it names nothing that runs."""
@@ -105,6 +110,11 @@ class Killer:
             self._kill_process(PROCESSES[key])
         elif key in SYSTEMS and self._is_ours(SYSTEMS[key]) and SYSTEMS[key] not in self._answering:
             self._kill_system(SYSTEMS[key])
+
+    @property
+    def coming_back(self) -> frozenset[str]:
+        """Systems that were killed and do not answer yet."""
+        return frozenset(self._answering)
 
     def settled(self) -> bool:
         """Whether all that was killed has come back."""
@@ -134,7 +144,10 @@ class Killer:
     def _kill_system(self, system: str) -> None:
         server = self.systems.servers[system]
         server.kill()
-        kill = self._noted(NAMES[system])
+        self._start_again(system, self._noted(NAMES[system]))
+
+    def _start_again(self, system: str, kill: Kill) -> None:
+        server = self.systems.servers[system]
         server.spawn()
 
         def answer() -> None:

@@ -242,7 +242,7 @@ class Demo:
         shown = Live(console=self.console, auto_refresh=False) if terminal else nullcontext()
         with shown as live, single_keys() if self.options.kill else nullcontext():
             while not self._over():
-                self._systems.check()
+                self._systems.check(self._killer.coming_back if self._killer else ())
                 self._supervisor.tick()
                 if ready is not None and ready():
                     ready = next(others, None)

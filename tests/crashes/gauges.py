@@ -1,13 +1,13 @@
 """How far each deployment has come, looked at again and again by a thread: what tells that a process is at work."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from sinks.redis_layout import Group
 
@@ -31,8 +31,8 @@ class Gauges:
         partitions: int,
         bigquery: Callable[[int], int],
     ) -> None:
-        self._properties = properties
-        self._admin = self._connected()
+        # Consumers, not the admin client: librdkafka aborts the process in its requests when the broker goes away.
+        self._consumers = {name: self._consumer(properties, f"{group}.{name}") for name in (*SINKS_IN_KAFKA, "capture")}
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=1)
         self._group, self._topic, self._partitions, self._bigquery = group, topic, partitions, bigquery
         self._layout = Group(group, topic, 10)
@@ -47,6 +47,8 @@ class Gauges:
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(10)
+        for consumer in self._consumers.values():
+            consumer.close()
 
     def read(self, sink: str, partitions: list[int], since: float) -> Any:
         """The newest values, if they were read after `since` (monotonic), else None."""
@@ -65,16 +67,14 @@ class Gauges:
         while not self._stop.wait(EVERY_S):
             for sink, look in looks:
                 at = time.monotonic()
-                try:
+                with contextlib.suppress(redis.RedisError, KafkaException):
                     self.by[sink] = look()
                     self.at[sink] = at
-                except redis.RedisError:
-                    pass
-                except (KafkaException, TimeoutError):  # a client that has lost its broker may not find it again
-                    self._admin = self._connected()
 
-    def _connected(self) -> AdminClient:
-        return AdminClient({**self._properties, "log_level": 0, "metadata.recovery.strategy": "none"})
+    def _consumer(self, properties: dict[str, str], group: str) -> Consumer:
+        """Assigned to nothing: it is only asked."""
+        recovery = {"metadata.recovery.strategy": "none", "reconnect.backoff.max.ms": 500}
+        return Consumer({**properties, **recovery, "group.id": group, "log_level": 0})
 
     def _in_redis(self) -> dict[int, Any]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -83,16 +83,12 @@ class Gauges:
         return dict(enumerate(pipeline.execute()))
 
     def _ends(self) -> dict[int, Any]:
-        latest = OffsetSpec.latest()
-        wanted = {TopicPartition(self._topic, partition): latest for partition in range(self._partitions)}
-        found = self._admin.list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=PATIENCE_S
-        )
-        return {place.partition: future.result(PATIENCE_S).offset for place, future in found.items()}
+        places = [TopicPartition(self._topic, partition) for partition in range(self._partitions)]
+        return {
+            place.partition: self._consumers["capture"].get_watermark_offsets(place, PATIENCE_S)[1] for place in places
+        }
 
     def _in_kafka(self, sink: str) -> dict[int, Any]:
-        group = f"{self._group}.{sink}"
-        asked = [ConsumerGroupTopicPartitions(group)]
-        future = self._admin.list_consumer_group_offsets(asked, request_timeout=PATIENCE_S)[group]
-        places = future.result(PATIENCE_S).topic_partitions or []
-        return {place.partition: (place.offset, place.metadata) for place in places if place.topic == self._topic}
+        places = [TopicPartition(self._topic, partition) for partition in range(self._partitions)]
+        found = self._consumers[sink].committed(places, timeout=PATIENCE_S)
+        return {place.partition: (place.offset, place.metadata) for place in found}

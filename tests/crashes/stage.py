@@ -111,11 +111,13 @@ class Stage:
         self._again(name)
 
     def ready(self, name: str) -> bool:
-        """Whether the service answers again; raises what kept it from doing so."""
+        """Whether the service answers again. One that could not start is started again: the processes of a PostgreSQL
+        that was killed may outlive it for a moment."""
         future = self.coming_back.get(name)
         if future is not None and future.done():
-            future.result()
             del self.coming_back[name]
+            if future.exception() is not None:
+                self._again(name)
         return name not in self.coming_back
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """One trial: faults under load, then load stops, everything catches up, and the events are counted."""
 
+import contextlib
 import random
 import signal
 import time
@@ -161,7 +162,10 @@ class Trial:
         if hasattr(self, "supervisor"):
             self.supervisor.bury()
         for server in self.stage.servers.values():
-            server.resume()
+            with contextlib.suppress(ProcessLookupError):
+                server.resume()
+        if hasattr(self, "supervisor"):
+            self.supervisor.wait(self._services_ready, 60)
         self.installation.close()
 
     # Faults of processes

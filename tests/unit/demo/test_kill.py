@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from demo.kill import PROCESSES, SYSTEMS, Killer
+from demo.services.children import ServiceFailed
 
 
 class Server:
@@ -77,3 +78,23 @@ def test_near_the_end_the_timer_kills_nothing_more(killer):
     assert killer.kills == []
     killer.tick(left_s=60.0)
     assert len(killer.kills) == 1
+
+
+def test_a_system_that_could_not_start_is_started_again(killer, wait_for):
+    server = killer.systems.servers["kafka"]
+    failures = [ServiceFailed("its shared memory is still in use")]
+
+    def wait_ready():
+        if failures:
+            raise failures.pop()
+
+    server.wait_ready = wait_ready
+    killer.press("K")
+    assert killer.coming_back == {"kafka"}
+
+    def back():
+        killer.tick(left_s=None)
+        return killer.settled() and not killer.coming_back
+
+    wait_for(back, message="Kafka to be back")
+    assert server.done == ["kill", "spawn", "spawn"]
