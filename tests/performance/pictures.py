@@ -83,6 +83,7 @@ def scale() -> Path | None:
                 )
     cores = measured["machine"]["cores"]
     axis.set(xlabel=f"processes ({cores} cores, broker beside them)", ylabel="events/s", ylim=(0, None))
+    axis.set_xticks(measured["options"]["processes"])
     axis.legend(frameon=False)
     return _saved(canvas, "scale")
 
