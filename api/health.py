@@ -6,8 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 
 from api.access import Access, Role, role_of
-from api.observer import Observer, instant
+from api.observer import Observer
 from api.service_metrics import as_json, as_prometheus, troubles
+from api.stages import instant
 
 
 def health_routes(observer: Observer, access: Access, now_us: Callable[[], int]) -> APIRouter:

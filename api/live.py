@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from api.hub import Hub, Key
-from api.observer import REDIS_FAILURES, Observer, instant, start_thread
+from api.observer import REDIS_FAILURES, Observer, start_thread
 from api.places import PLACES, Places
 from api.queries import TotalsReader
 from api.rejected import RejectedLetters, without_examples
+from api.stages import instant
 
 ROWS = {"rolling": 20, "tumbling": 5}
 WINDOWS = 4

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import redis
@@ -12,11 +11,12 @@ import structlog
 from redis.exceptions import RedisClusterException
 
 from api.kafka_positions import KafkaAway, KafkaLook
-from api.phases import IDLE_S, Facts, Phase, about, phase_of
-from api.processes import SPEAKS_S, Heard, Processes
+from api.phases import IDLE_S, Facts, Phase, phase_of
+from api.processes import SPEAKS_S, Processes
 from api.progress import Progress, SinkProgress
 from api.queries import PartitionPosition, TotalsReader
-from api.stages import BOARD, LABELS, UNMOVED_S, Breaker, Stage, State, Trouble, state_of
+from api.stages import BOARD, LABELS, UNMOVED_S, Breaker, Stage, State, stage_json, state_of
+from api.troubles import POSTGRES, postgres_away, redis_away, trouble_of
 from engagement.totals import NEVER
 from sinks.redis_status import StatusBoard
 
@@ -167,7 +167,7 @@ class Observer:
         }
         capture = by_name.get("capture")
         postgres = "ok" if capture and capture.on_time else "unknown"
-        found["postgres"] = "down" if "PostgreSQL" in waiting else postgres
+        found["postgres"] = "down" if POSTGRES in waiting else postgres
         for name in ("bigquery", "partner"):
             if stage := by_name.get(name):
                 silent = stage.silent_s >= UNMOVED_S
@@ -206,7 +206,7 @@ class Observer:
         if since is None:
             return stages
         # The process behind the board speaks through Redis: what it said last is no longer true.
-        away = Trouble(since, f"Redis does not answer: {_sentence(self._redis_words)}", _by_itself(BOARD, None))
+        away = redis_away(since, self._redis_words)
         return [replace(stage, state="stopped", error=away) if stage.name == BOARD else stage for stage in stages]
 
     def _redis_away_since(self, now: float) -> float | None:
@@ -227,8 +227,10 @@ class Observer:
         rate = last.values.get("events", {}).get("per_second")
         silent = silent_s >= UNMOVED_S
         ready = last.values.get("process", {}).get("ready", True)
-        trouble = self._trouble("capture", [last], silent_s, now, None)
-        state: State = "stopped" if silent or trouble else "starting" if not ready else "idle" if quiet else "ok"
+        # What its slot keeps is a trouble, and no reason to call it down.
+        trouble = trouble_of("capture", [last], silent_s, now)
+        away = postgres_away(self._processes.living(now).values(), now)
+        state: State = "stopped" if silent or away else "starting" if not ready else "idle" if quiet else "ok"
         return [
             Stage(
                 "capture",
@@ -237,7 +239,7 @@ class Observer:
                 lag_events=None,
                 rate=None if silent else rate,
                 breaker=Breaker("unknown" if silent else "closed"),
-                error=trouble,
+                error=trouble or away,
                 silent_s=silent_s,
             )
         ]
@@ -248,6 +250,7 @@ class Observer:
         progress: SinkProgress = self._progress.of(sink, now)
         said = [each.sinks[sink] for each in heard if now - each.at < 3 * SPEAKS_S]
         tries = [each["next_try_s"] for each in said if each.get("next_try_s") is not None]
+        failing = any(each.get("error") for each in said)
         opened = any(each.get("breaker") == "open" for each in said)
         forgets_at = None
         if self._retention and self._retention[1] is not None and progress.lag_s:
@@ -261,31 +264,11 @@ class Observer:
             trend=progress.trend,
             done_in_s=progress.done_in_s,
             breaker=Breaker("open" if opened else "closed" if said else "unknown", min(tries, default=None)),
-            error=self._trouble(sink, heard, silent_s, now, forgets_at),
+            error=trouble_of(sink, heard, silent_s, now, forgets_at),
             silent_s=silent_s,
             partitions=progress.partitions,
         )
-        return replace(stage, state=state_of(stage, running=silent_s < SPEAKS_S, quiet=quiet))
-
-    def _trouble(
-        self, name: str, heard: Sequence[Heard], silent_s: float, now: float, forgets_at: float | None
-    ) -> Trouble | None:
-        """What the destination said, or that nobody speaks."""
-        if silent_s >= UNMOVED_S:
-            if not heard and name != "capture":
-                words = "No process has this destination."
-            else:
-                words = f"Its process has said nothing for {about(silent_s)}."
-            return Trouble(now - silent_s, words, _start(name))
-        for each in heard:
-            of = each.sinks.get(name, {})
-            if error := of.get("error"):
-                return Trouble(float(of.get("error_since") or each.at), _sentence(error), _by_itself(name, forgets_at))
-        for each in heard:
-            if each.waiting:
-                since = float(each.values.get("process", {}).get("waiting_since") or each.at)
-                return Trouble(since, _sentence(each.waiting), "It goes on by itself once that answers.")
-        return None
+        return replace(stage, state=state_of(stage, running=silent_s < SPEAKS_S, quiet=quiet, failing=failing))
 
     def _told(self) -> tuple[dict[int, int], dict[str, dict[int, int]]]:
         """Ends and positions as the processes say them."""
@@ -333,60 +316,9 @@ def start_thread(look: Callable[[float], object], stop: threading.Event, every_s
     return thread
 
 
-def stage_json(stage: Stage) -> dict[str, Any]:
-    """As the page reads it."""
-    return {
-        "name": stage.name,
-        "label": stage.label,
-        "state": stage.state,
-        "lag_s": None if stage.lag_s is None else round(stage.lag_s, 1),
-        "lag_events": stage.lag_events,
-        "rate": None if stage.rate is None else round(stage.rate),
-        "trend": stage.trend,
-        "done_in_s": None if stage.done_in_s is None else round(stage.done_in_s),
-        "breaker": {"state": stage.breaker.state, "next_try_s": stage.breaker.next_try_s},
-        "error": None
-        if stage.error is None
-        else {"since": instant(stage.error.since), "words": stage.error.words, "todo": stage.error.todo},
-    }
-
-
-def instant(at: float | None) -> str | None:
-    """ISO 8601 in UTC, milliseconds."""
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _service(away_since: float | None, *, known: bool) -> str:
     return "down" if away_since is not None else "ok" if known else "unknown"
 
 
 def _away_since(answered: float, now: float, after_s: float) -> float | None:
     return answered if now - answered > after_s else None
-
-
-def _sentence(words: str) -> str:
-    words = words.strip()
-    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '!', '?')) else '.'}"
-
-
-def _by_itself(name: str, forgets_at: float | None) -> str:
-    again = {
-        "partner": "It sends by itself, in order, once the partner answers.",
-        "bigquery": "It loads by itself, in order, once BigQuery answers.",
-        "redis": "It counts on by itself once Redis answers.",
-    }.get(name, "It goes on by itself.")
-    if forgets_at is None:
-        return f"Nothing to do here unless it lasts. {again}"
-    until = datetime.fromtimestamp(forgets_at, UTC).strftime("%b %d %H:%M")
-    return f"Nothing to do here unless it lasts past {until} UTC, when Kafka starts to forget. {again}"
-
-
-def _start(name: str) -> str:
-    if name == "capture":
-        return (
-            "Start it: python -m bytewax.run dataflows.cdc_capture. It sends what PostgreSQL kept, whose disk fills "
-            "meanwhile."
-        )
-    return f"Start it: SINKS={name} python -m bytewax.run dataflows.engagement. It goes on from its stored position."

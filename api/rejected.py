@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from fastapi import APIRouter, Depends, HTTPException
 
 from api.access import Access, Role, required
-from api.observer import instant
+from api.stages import instant
 from sources.position_records import position_consumer
 
 KEPT_S = 3600.0

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 State = Literal["ok", "idle", "starting", "catching_up", "behind", "stopped", "unknown"]
 Trend = Literal["growing", "shrinking", "steady"]
@@ -99,18 +100,18 @@ class Stage:
         return [each for each in self.partitions if each.waiting and each.unmoved_s >= UNMOVED_S]
 
 
-def state_of(stage: Stage, *, running: bool, quiet: bool) -> State:
+def state_of(stage: Stage, *, running: bool, quiet: bool, failing: bool = False) -> State:
     """The state of a sink's stage from its numbers.
 
     running  a process of it has spoken lately; quiet: no event has come for a while
+    failing  its destination refuses or does not answer: then it is down once nothing moves, before its breaker opens
     """
     if stage.breaker.state == "open" or stage.silent_s >= UNMOVED_S:
         return "stopped"
     if _has_no_position(stage, running):
         return "starting"
-    stuck = stage.stalled
-    if stuck and (stage.error is not None or len(stuck) == len(stage.partitions)):
-        return "stopped"  # else a partition stands still: those that have caught up run
+    if failing and stage.stalled:
+        return "stopped"
     if (stage.lag_s or 0.0) > LATE_S:
         return "behind" if stage.trend in ("growing", "steady") else "catching_up"
     if stage.lag_s is None:
@@ -121,3 +122,28 @@ def state_of(stage: Stage, *, running: bool, quiet: bool) -> State:
 def _has_no_position(stage: Stage, running: bool) -> bool:
     """Of an empty partition a running process may have none: there is nothing to stand behind."""
     return any(each.position is None and (each.end or not running) for each in stage.partitions)
+
+
+def stage_json(stage: Stage) -> dict[str, Any]:
+    """As the page reads it."""
+    return {
+        "name": stage.name,
+        "label": stage.label,
+        "state": stage.state,
+        "lag_s": None if stage.lag_s is None else round(stage.lag_s, 1),
+        "lag_events": stage.lag_events,
+        "rate": None if stage.rate is None else round(stage.rate),
+        "trend": stage.trend,
+        "done_in_s": None if stage.done_in_s is None else round(stage.done_in_s),
+        "breaker": {"state": stage.breaker.state, "next_try_s": stage.breaker.next_try_s},
+        "error": None
+        if stage.error is None
+        else {"since": instant(stage.error.since), "words": stage.error.words, "todo": stage.error.todo},
+    }
+
+
+def instant(at: float | None) -> str | None:
+    """ISO 8601 in UTC, milliseconds."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from api.access import Access, Role, required
 from api.hub import Hub, Key
-from api.observer import instant
+from api.stages import instant
 from engagement.events import canonical_content_id
 
 CLIENTS_MAX = 500
