@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from api.observer import instant, stage_json
 from api.phases import Facts, phase_of
-from api.stages import Breaker, PartitionProgress, Stage, Trouble
+from api.stages import Breaker, PartitionProgress, Stage, Trouble, instant, stage_json
 
 Key = tuple[str, str]
 Events = dict[Key, Any]
