@@ -17,8 +17,8 @@ from fastapi.responses import StreamingResponse
 
 from api.headers import StrictHeaders
 from api.hub import Hub
-from api.observer import instant
 from api.page_files import PageFiles, page_routes
+from api.stages import instant
 from api.stream import BOARD_PAGE
 from tests.fakes.page_scenes import AT, IDS, SCENES, Events, Key, Scene, content
 from tests.pipeline import free_port
