@@ -13,7 +13,7 @@ live      rows are loaded while it runs, a transaction every 10 ms; it keeps up 
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +25,9 @@ from generator.database import COPY
 from generator.rhythm import even
 from generator.rows import Stream, records
 from sources.kafka import REQUIRED, TUNED
+from tests.conftest import poll
 from tests.performance.drain import Drained, measure
-from tests.performance.live import slot_active
+from tests.performance.live import slot_active, until
 from tests.performance.profile import hottest
 from tests.performance.record import Record, console, table
 from tests.performance.site import Site, launch, site
@@ -34,7 +35,6 @@ from tests.pipeline import ROOT, Flow, Pipeline
 
 ROWS_PER_TRANSACTION = 500
 CEILING_TOPIC = "ceiling-events"
-CLAIM_S = 30.0
 
 
 def main(
@@ -96,7 +96,7 @@ def _backlog(place: Site, rows: int, number: int, profile: Path | None = None) -
     with psycopg.connect(pipeline.postgres, autocommit=True) as database:
         database.execute("TRUNCATE engagement_events")
     first = launch(pipeline, "first", "bytewax.run", "dataflows.cdc_capture")  # makes the slot
-    _until(lambda: slot_active(pipeline), first)
+    until(lambda: slot_active(pipeline), first)
     first.stop()
     with psycopg.connect(pipeline.postgres, autocommit=True) as database:
         database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [f"ceiling_{number}"])
@@ -104,12 +104,12 @@ def _backlog(place: Site, rows: int, number: int, profile: Path | None = None) -
     arriving = Arriving(pipeline, pipeline.topic)
     begin = time.monotonic()
     capture = launch(pipeline, "capture", "bytewax.run", "dataflows.cdc_capture")
-    claimed = lambda: slot_active(pipeline)  # noqa: E731
+    claimed = partial(slot_active, pipeline)
     found = [measure(place, "capture", [capture], arriving.count, rows, begin, claimed=claimed, profile=profile)]
     capture.kill()
     found.append(_ceiling(place, pipeline, f"ceiling_{number}", rows))
     for each in (slot, f"ceiling_{number}"):
-        _drop(pipeline.postgres, each, capture)
+        _drop(pipeline.postgres, each)
     return found
 
 
@@ -135,7 +135,7 @@ def _live(place: Site, rate: float, seconds: float) -> dict[str, float]:
     with psycopg.connect(pipeline.postgres, autocommit=True) as database:
         database.execute("TRUNCATE engagement_events")
     capture = launch(pipeline, "capture", "bytewax.run", "dataflows.cdc_capture")
-    _until(lambda: slot_active(pipeline), capture)
+    until(lambda: slot_active(pipeline), capture)
     arriving = Arriving(pipeline, pipeline.topic)
     command = [sys.executable, "-m", "tests.performance.loader", pipeline.postgres, str(rate), str(seconds)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as loader:
@@ -145,7 +145,7 @@ def _live(place: Site, rate: float, seconds: float) -> dict[str, float]:
         assert loader.stdout is not None
         loaded = float(loader.stdout.read().rpartition("rows/s ")[2])
     rows = round(rate * seconds)
-    _until(lambda: arriving.count() >= rows, capture)
+    until(lambda: arriving.count() >= rows, capture)
     behind_s = time.monotonic() - ended
     capture.kill()
     return {"loaded": loaded, "behind_s": behind_s}
@@ -182,22 +182,14 @@ def _active(database: psycopg.Connection, slot: str) -> bool:
     return bool(row and row[0])
 
 
-def _drop(dsn: str, slot: str, reader: Flow) -> None:
+def _drop(dsn: str, slot: str) -> None:
     """Its reader was killed: the server may not have noticed yet."""
     with psycopg.connect(dsn, autocommit=True) as database:
         database.execute(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", [slot]
         )
-        _until(lambda: not _active(database, slot), reader, may_end=True)
+        poll(lambda: not _active(database, slot), 30, f"slot {slot} to be free")
         database.execute("SELECT pg_drop_replication_slot(%s)", [slot])
-
-
-def _until(ready: Callable[[], bool], flow: Flow, may_end: bool = False) -> None:
-    deadline = time.monotonic() + CLAIM_S
-    while not ready():
-        assert may_end or flow.process.poll() is None, flow.said()[-3000:]
-        assert time.monotonic() < deadline, flow.said()[-3000:]
-        time.sleep(0.02)
 
 
 def _say(number: int, each: Drained) -> None:

@@ -199,15 +199,16 @@ def live(site: Site, processes: int = 1) -> Iterator[Live]:
     try:
         for flow in list(flows.values())[1:-1]:
             pipeline.claimed(flow)
-        _wait(lambda: _answers(port), flows["api"])
-        _wait(lambda: slot_active(pipeline), flows["capture"])
+        until(lambda: _answers(port), flows["api"])
+        until(lambda: slot_active(pipeline), flows["capture"])
         yield Live(site, pipeline, port, flows, began)
     finally:
         for flow in flows.values():
             flow.kill()
 
 
-def _wait(ready: Callable[[], bool], flow: Flow) -> None:
+def until(ready: Callable[[], bool], flow: Flow) -> None:
+    """Wait; a flow that has ended, or takes longer than READY_S, is an error with its words."""
     deadline = time.monotonic() + READY_S
     while not ready():
         assert flow.process.poll() is None, flow.said()[-3000:]
