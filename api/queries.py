@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
+from api.recent_events import recent_events
 from api.unique_users import unique_users
-from engagement import boards, recent
+from engagement import boards
 from engagement.boards import BoardSpan
 from engagement.totals import NEVER, SCORE, Ints
 from sinks.redis_layout import SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 
-AHEAD_US = 300_000_000  # an event may lie this far after its Kafka timestamp (engagement/parse.py)
 COUNTERS = ("events", "late", "rejected", "skipped")
 
 
@@ -150,29 +150,7 @@ class TotalsReader:
         """The newest events of the last hour, by event_ts, then offset, descending; None: unknown content."""
         if content_id not in self.contents([content_id]):
             return None
-        minutes = boards.last_minutes(now_us + AHEAD_US, (boards.KEPT_S + AHEAD_US // 1_000_000) // boards.MINUTE_S + 1)
-        answers = self._pipelined(
-            lambda pipeline: [
-                [
-                    pipeline.hget(keys.recent(minute), content_id),
-                    pipeline.zrange(keys.crowded_recent(minute, content_id), 0, -1),
-                ]
-                for keys in self._partitions()
-                for minute in minutes
-            ]
-        )
-        stored = [b"".join(entries) if isinstance(entries, list) else entries or b"" for entries in answers]
-        since_us = now_us - boards.KEPT_S * 1_000_000
-        # By place and partition: a write that was repeated may have put an event there twice.
-        per_partition = 2 * len(minutes)
-        found = {
-            (event.event_ts_us, event.offset, number // per_partition): event
-            for number, entries in enumerate(stored)
-            for event in recent.decoded(entries)
-            if event.event_ts_us > since_us
-        }
-        newest = sorted(found, reverse=True)[:count]
-        return [boards.recent_event(found[place]) for place in newest]
+        return recent_events(self._pipelined, self._partitions(), content_id, count, now_us)
 
     def contents(self, content_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The fields of those of these contents that are known."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from engagement.content_rows import shard_of, tag_of
+from engagement.shared_fields import users_of
 from sinks.redis_layout import PartitionKeys
 
 Pipelined = Callable[[Callable[[Any], list[Any]]], list[Any]]
@@ -34,11 +36,13 @@ def unique_users(
 
     groups  partitions whose keys one command may name: their users are united, those of different groups added up
     """
+    shards = [shard_of(content_id) for content_id in ids]
+    tags = [tag_of(content_id) for content_id in ids]
     minutes = [start_s for kind, start_s in buckets if kind == "minute"]
     answers = iter(
         pipelined(
             lambda pipeline: [
-                [pipeline.hmget(keys.users(minute), ids) for keys in group for minute in minutes]
+                [pipeline.hmget(keys.users(minute), shards) for keys in group for minute in minutes]
                 + [pipeline.execute_command("PFCOUNT", *_crowded(group, buckets, content_id)) for content_id in ids]
                 for group in groups
             ]
@@ -49,10 +53,10 @@ def unique_users(
     for group in groups:
         stored = [next(answers) for _ in group for _ in minutes]
         for place in range(len(ids)):
-            numbers = np.unique(np.frombuffer(b"".join([held[place] or b"" for held in stored]), "<u4"))
+            numbers = np.unique(users_of(b"".join([held[place] or b"" for held in stored]), tags[place]))
             estimated = next(answers)
             if estimated and len(numbers):
-                mixed.append((place, group, numbers.view("V4").tolist()))
+                mixed.append((place, group, numbers.astype("<u4").view("V4").tolist()))
             else:
                 counts[place] += estimated or len(numbers)
     for (place, _, _), users in zip(mixed, _together(pipelined, buckets, ids, mixed), strict=True):

@@ -1,21 +1,22 @@
 """Users and recent events of one Update, gathered over its batches as arrays and grouped once.
 
-Most contents have few events in a minute: those are stored together, a field per content, so that a write needs two
-commands for all of them. A content with many has keys of its own, which bound what is kept and what is written again.
+Most contents have few events in a minute: those share fields (engagement/shared_fields.py), so that a write has a few
+hundred values for all of them. A content with many has keys of its own, which bound what is kept and read of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from engagement.content_rows import SHARD_NAMES, SHARDS, ContentRows, Tags
+from engagement.shared_fields import event_records, user_records
 from engagement.totals import MINUTE_S, Ints
 from engagement.totals_update import Addition, Kind, Update
 
 # Of a content with more events than this in a minute, users are estimated and recent events cut to the newest.
 CROWDED = 128
-NUMBER_BYTES = 4  # of a user
 
 Counted = Callable[[int, Ints], Ints]
 Readable = Callable[[Kind, int], bool]
@@ -37,117 +38,110 @@ class Additions:
     entries: list[bytes] = field(default_factory=list)
 
     def into(
-        self, update: Update, ids: Sequence[str], window_minutes: int, counted: Counted, readable: Readable
+        self, update: Update, contents: ContentRows, window_minutes: int, counted: Counted, readable: Readable
     ) -> None:
         """Put into the update what somebody can read.
 
-        ids       content ids by row
         counted   (minute, content rows) -> the events counted there by now, 0 where none is counted any more
         readable  whether a minute or window is shown to anybody
         """
-        if self.minute_users:
-            self._users_of_minutes(update, ids, counted, readable)
-        if self.window_users:
-            self._users_of_windows(update, ids, window_minutes, readable)
+        for minute, (rows, users) in _by_period(self.minute_users):
+            if readable("minute", minute):
+                _users(update, contents, minute * MINUTE_S, rows, users, counted(minute, rows))
+        for window, (rows, users) in _by_period(self.window_users):
+            if readable("window", window):
+                start_s = window * window_minutes * MINUTE_S
+                update.crowded_users += _crowded_users("window", start_s, contents, *_distinct(rows, users))
         if self.entries:
-            self._recent_events(update, ids, counted)
+            self._events(update, contents, counted)
 
-    def _users_of_minutes(self, update: Update, ids: Sequence[str], counted: Counted, readable: Readable) -> None:
-        minutes, rows, users = _together(self.minute_users)
-        for minute, chosen in _by_period(minutes):
-            if not readable("minute", minute):
-                continue
-            raw, runs = _distinct(rows[chosen], users[chosen])
-            few = _few(counted(minute, runs.rows))
-            update.added.append(
-                Addition(
-                    "users",
-                    minute * MINUTE_S,
-                    [ids[row] for row in runs.rows[few].tolist()],
-                    [raw[NUMBER_BYTES * start : NUMBER_BYTES * end] for start, end in runs.edges(few)],
-                )
-            )
-            update.crowded_users += [
-                ("minute", minute * MINUTE_S, ids[row], _numbers(raw, start, end))
-                for row, (start, end) in zip(runs.rows[~few].tolist(), runs.edges(~few), strict=True)
-            ]
-
-    def _users_of_windows(self, update: Update, ids: Sequence[str], window_minutes: int, readable: Readable) -> None:
-        windows, rows, users = _together(self.window_users)
-        for window, chosen in _by_period(windows):
-            if not readable("window", window):
-                continue
-            raw, runs = _distinct(rows[chosen], users[chosen])
-            start_s = window * window_minutes * MINUTE_S
-            update.crowded_users += [
-                ("window", start_s, ids[row], _numbers(raw, start, end))
-                for row, (start, end) in zip(runs.rows.tolist(), runs.edges(), strict=True)
-            ]
-
-    def _recent_events(self, update: Update, ids: Sequence[str], counted: Counted) -> None:
-        minutes, rows, event_ts_us = _together(self.recent)
-        entries, times = self.entries, event_ts_us.tolist()
-        for minute, chosen in _by_period(minutes):
-            order = chosen[np.argsort(rows[chosen], kind="stable")]
-            runs = Runs.of(rows[order])
-            few = _few(counted(minute, runs.rows))
-            places = order.tolist()
-            update.added.append(
-                Addition(
-                    "recent",
-                    minute * MINUTE_S,
-                    [ids[row] for row in runs.rows[few].tolist()],
-                    [b"".join([entries[i] for i in places[start:end]]) for start, end in runs.edges(few)],
-                )
-            )
-            update.crowded_recent += [
-                (minute * MINUTE_S, ids[row], [(times[i], entries[i]) for i in places[start:end]])
-                for row, (start, end) in zip(runs.rows[~few].tolist(), runs.edges(~few), strict=True)
-            ]
+    def _events(self, update: Update, contents: ContentRows, counted: Counted) -> None:
+        minutes, rows, times = (np.concatenate(columns) for columns in zip(*self.recent, strict=True))
+        places = np.arange(len(self.entries), dtype=np.int64)
+        for minute, (chosen, of) in _by_period([(minutes, places, rows)]):
+            few = _few(counted(minute, of))
+            start_s = minute * MINUTE_S
+            tags = contents.tags(of[few])
+            records = event_records(tags, [self.entries[i] for i in chosen[few].tolist()])
+            order, shards = _by_shard(tags)
+            joined = [records[i] for i in order.tolist()]
+            values = [b"".join(joined[start:end]) for start, end in shards.edges()]
+            update.added.append(Addition("recent", start_s, shards.names(), values))
+            crowded: dict[int, list[tuple[int, bytes]]] = {}
+            for i, row, time in zip(
+                chosen[~few].tolist(), of[~few].tolist(), times[chosen[~few]].tolist(), strict=True
+            ):
+                crowded.setdefault(row, []).append((time, self.entries[i]))
+            update.crowded_recent += [(start_s, contents.ids[row], events) for row, events in crowded.items()]
 
 
 @dataclass(slots=True)
 class Runs:
-    """Runs of the same content row in a sorted column: rows [n], each from `starts` to `ends`."""
+    """Runs of the same number in a sorted column: numbers [n], each from `starts` to `ends`."""
 
-    rows: Ints
+    numbers: Ints
     starts: Ints
     ends: Ints
 
     @classmethod
     def of(cls, ordered: Ints) -> "Runs":
+        if not len(ordered):
+            return cls(ordered, ordered, ordered)
         starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
         return cls(ordered[starts], starts, np.append(starts[1:], len(ordered)))
 
-    def edges(self, chosen: npt.NDArray[np.bool_] | slice = slice(None)) -> Iterator[tuple[int, int]]:
-        return zip(self.starts[chosen].tolist(), self.ends[chosen].tolist(), strict=True)
+    def edges(self) -> Iterator[tuple[int, int]]:
+        return zip(self.starts.tolist(), self.ends.tolist(), strict=True)
+
+    def names(self) -> list[str]:
+        """Of shards."""
+        return [SHARD_NAMES[number] for number in self.numbers.tolist()]
 
 
-def _together(parts: list[Columns]) -> Columns:
-    if len(parts) == 1:
-        return parts[0]
-    first, second, third = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return first, second, third
+def _users(update: Update, contents: ContentRows, start_s: int, rows: Ints, users: Ints, events: Ints) -> None:
+    few = _few(events)
+    owners, numbers = _distinct(rows[few], users[few])
+    tags = contents.tags(owners)
+    order, shards = _by_shard(tags)
+    records = user_records(tags[order], numbers[order])
+    raw, size = records.tobytes(), records.itemsize
+    values = [raw[size * start : size * end] for start, end in shards.edges()]
+    update.added.append(Addition("users", start_s, shards.names(), values))
+    update.crowded_users += _crowded_users("minute", start_s, contents, *_distinct(rows[~few], users[~few]))
 
 
-def _by_period(periods: Ints) -> Iterator[tuple[int, Ints]]:
-    """Each period, and the indexes of its events."""
+def _crowded_users(
+    kind: Kind, start_s: int, contents: ContentRows, rows: Ints, numbers: Ints
+) -> Iterator[tuple[Kind, int, str, list[bytes]]]:
+    runs = Runs.of(rows)
+    told = numbers.astype("<u4").view("V4").tolist()
+    for row, (start, end) in zip(runs.numbers.tolist(), runs.edges(), strict=True):
+        yield kind, start_s, contents.ids[row], told[start:end]
+
+
+def _by_period(parts: list[Columns]) -> Iterator[tuple[int, tuple[Ints, Ints]]]:
+    """Each period of the first columns, and what stands beside it in the others."""
+    if not parts:
+        return
+    periods, first, second = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     for period in np.unique(periods).tolist():
-        yield period, np.flatnonzero(periods == period)
+        chosen = periods == period
+        yield period, (first[chosen], second[chosen])
 
 
-def _distinct(rows: Ints, users: Ints) -> tuple[bytes, Runs]:
-    """The distinct user numbers of each row: joined, little-endian, and the runs of the rows among them."""
+def _distinct(rows: Ints, users: Ints) -> tuple[Ints, Ints]:
+    """The distinct pairs, by row."""
     pairs = np.unique((rows << 32) | users)
-    return pairs.astype("<u4").tobytes(), Runs.of(pairs >> 32)
+    return pairs >> 32, pairs & 0xFFFFFFFF
+
+
+def _by_shard(tags: Tags) -> tuple[Ints, Runs]:
+    """The order in which the tags lie shard by shard, and the runs of the shards in it."""
+    shards = (tags % np.uint64(SHARDS)).astype(np.int64)
+    order = np.argsort(shards, kind="stable")
+    return order, Runs.of(shards[order])
 
 
 def _few(events: Ints) -> npt.NDArray[np.bool_]:
     few: npt.NDArray[np.bool_] = (events > 0) & (events <= CROWDED)
     return few
-
-
-def _numbers(raw: bytes, start: int, end: int) -> list[bytes]:
-    return [
-        raw[place : place + NUMBER_BYTES] for place in range(NUMBER_BYTES * start, NUMBER_BYTES * end, NUMBER_BYTES)
-    ]

@@ -6,7 +6,6 @@ from engagement.totals import EVENTS, SCORE, WIDTH, Ints
 
 # A board is decided by the first so many contents of each bucket: sinks list no more.
 LISTED_MAX = 1000
-FLOOR_EVERY = 50  # additions
 
 
 class Period:
@@ -53,14 +52,13 @@ class Period:
     def floor(self) -> int:
         """A score that each of the first LISTED_MAX has at least; call it after an `add`.
 
-        The LISTED_MAX-th score some additions ago: scores only grow, so an old floor is merely low. With it three
-        quarters of the contents of a busy bucket need not be ranked by the destination.
+        The LISTED_MAX-th score some events ago: scores only grow, so an old floor is merely low. Two thirds of the
+        contents that a write of 10,000 events touches are below it, and the destination need not rank them.
         """
-        self._floor_due -= 1
-        if self._floor_due < 0 and self.lines > LISTED_MAX:
+        if self.events >= self._floor_due and self.lines > LISTED_MAX:
             scores = self.totals[: self.lines, SCORE]
             self._floor = int(np.partition(scores, self.lines - LISTED_MAX)[self.lines - LISTED_MAX])
-            self._floor_due = FLOOR_EVERY
+            self._floor_due = self.events + self.events // 16
         return self._floor
 
     def _reach(self, size: int) -> None:

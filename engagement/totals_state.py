@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from engagement.content_rows import ContentRows
 from engagement.totals import EVENTS, MINUTE_US, NEVER, SCORE, WIDTH, Ints, PartialTotals, Sums
 from engagement.totals_additions import Additions
 from engagement.totals_period import Period
@@ -65,8 +66,7 @@ class PartitionTotals:
         self._windows: dict[int, tuple[int, int]] = {}
         self._window_minutes = window_minutes
         self._lateness_us = lateness_seconds * 1_000_000
-        self._ids: list[str] = []
-        self._row_of: dict[str, int] = {}
+        self._contents = ContentRows()
         self._periods: dict[tuple[Kind, int], Period] = {}
         self._compact_at = COMPACT_FROM
 
@@ -87,7 +87,7 @@ class PartitionTotals:
             events=sum(partial.events for partial in partials),
             late=self.counters["late"] - late_before,
         )
-        touched.additions.into(update, self._ids, self._window_minutes, self._counted, self._readable)
+        touched.additions.into(update, self._contents, self._window_minutes, self._counted, self._readable)
         self._evict()
         return update
 
@@ -119,7 +119,7 @@ class PartitionTotals:
                 self._windows[number] = (period.events, period.late)
             if period.members and self._open(kind, number):
                 totals = np.frombuffer(period.values, dtype="<i8").reshape(-1, WIDTH)
-                self._period((kind, number)).add(self._rows(period.members), totals)
+                self._period((kind, number)).add(self._contents.rows(period.members), totals)
         self._evict()
 
     def encode(self) -> bytes:
@@ -136,7 +136,7 @@ class PartitionTotals:
                 newest_ms=self.newest_ms,
                 counters=self.counters,
                 windows=self._windows,
-                ids=self._ids,
+                ids=self._contents.ids,
                 periods=[(*key, *period.encode()) for key, period in self._periods.items()],
             )
         )
@@ -162,13 +162,13 @@ class PartitionTotals:
         state = cls(partition, saved.offset_next, window_minutes=window_minutes, lateness_seconds=lateness_seconds)
         state.watermark_us, state.newest_ms = saved.watermark_us, saved.newest_ms
         state.counters, state._windows = saved.counters, saved.windows
-        state._rows(saved.ids)
+        state._contents = ContentRows(saved.ids)
         for kind, number, rows, totals in saved.periods:
             state._periods["window" if kind == "window" else "minute", number] = Period.decode(rows, totals)
         return state
 
     def _add(self, partial: PartialTotals, touched: _Touched) -> None:
-        rows = self._rows(partial.content_ids)
+        rows = self._contents.rows(partial.content_ids)
         late = dict(partial.late)
         self._merge("minute", partial.minutes, rows, touched)
         open_windows = self._merge("window", partial.windows, rows, touched)
@@ -243,9 +243,9 @@ class PartitionTotals:
             updates[key] = PeriodUpdate(
                 kind=key[0],
                 start_s=self._start_s(*key),
-                members=[self._ids[row] for row in rows.tolist()],
+                members=[self._contents.ids[row] for row in rows.tolist()],
                 values=values.astype("<i8", copy=False).tobytes(),
-                listed=[(score, self._ids[row]) for score, row in best],
+                listed=[(score, self._contents.ids[row]) for score, row in best],
                 events=period.events,
                 late=0,
             )
@@ -264,34 +264,21 @@ class PartitionTotals:
             del self._periods[key]
         for number in [number for number in self._windows if not self._readable("window", number)]:
             del self._windows[number]
-        if len(self._ids) > self._compact_at:
+        if len(self._contents) > self._compact_at:
             self._compact()
 
     def _compact(self) -> None:
         """Number the content ids anew, without those that are in no period any more."""
-        live = np.zeros(len(self._ids), dtype=bool)
+        live = np.zeros(len(self._contents), dtype=bool)
         for period in self._periods.values():
             live[period.rows[: period.lines]] = True
         renumbered = np.cumsum(live) - 1
-        self._ids = [content_id for content_id, kept in zip(self._ids, live.tolist(), strict=True) if kept]
-        self._row_of = {content_id: row for row, content_id in enumerate(self._ids)}
+        self._contents = self._contents.only(live)
         for key, old in self._periods.items():
-            period = Period(max(16, len(self._ids)))
+            period = Period(max(16, len(self._contents)))
             period.add(renumbered[old.rows[: old.lines]], old.totals[: old.lines])
             self._periods[key] = period
-        self._compact_at = COMPACT_FROM + 2 * len(self._ids)
-
-    def _rows(self, content_ids: Sequence[str]) -> Ints:
-        """Content rows of these ids; new ids get one."""
-        row_of, ids = self._row_of, self._ids
-        rows = []
-        for content_id in content_ids:
-            row = row_of.get(content_id)
-            if row is None:
-                row = row_of[content_id] = len(ids)
-                ids.append(content_id)
-            rows.append(row)
-        return np.array(rows, dtype=np.int64)
+        self._compact_at = COMPACT_FROM + 2 * len(self._contents)
 
     def _period(self, key: tuple[Kind, int]) -> Period:
         period = self._periods.get(key)

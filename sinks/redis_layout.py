@@ -7,10 +7,10 @@ Every key of a Kafka partition carries the hash tag {group/topic/partition}: one
     {tag}:minute:START                 hash   member (content id) -> nine little-endian int64; window<LENGTH> likewise,
                                               its field '' -> two: its events, those too late for it
     {tag}:minute:START:scores          zset   member by score, the first 1000; window<LENGTH> likewise
-    {tag}:minute:START:users           hash   member -> the numbers of its users in that minute, 4 bytes each, joined
-    {tag}:minute:START:users:MEMBER    HyperLogLog of such numbers, where the minute is crowded; of window<LENGTH> those
+    {tag}:minute:START:users           hash   shard of members -> who was there, joined (engagement/shared_fields.py)
+    {tag}:minute:START:users:MEMBER    HyperLogLog of user numbers, where the minute is crowded; of window<LENGTH> those
                                               late for their minute. Users of a member: what is in either
-    {tag}:minute:START:recent          hash   member -> its events in that minute (engagement/recent.py), joined
+    {tag}:minute:START:recent          hash   shard of members -> their events in that minute, joined
     {tag}:minute:START:recent:MEMBER   zset   such events by event time, the newest 50, where the minute is crowded
     {group/topic}:partitions           set    the Kafka partitions that are written; renewed hourly
 

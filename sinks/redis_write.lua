@@ -5,7 +5,8 @@
 --       n, then n arguments of HSET contents
 --       n, then n arguments of HSET position
 --       then repeated: command, number of the key, TTL in seconds, highest ranks to keep (0: all), n, n arguments;
---       `append` puts values behind what the fields of a hash hold, its arguments are those of HSET
+--       `append` puts values behind what the fields of a hash hold, its arguments are those of HSET;
+--       `rows` is HSET of names and rows of 72 bytes, joined: the names' sizes (two bytes each), names, rows
 -- Answers {outcome, next}: written, landed (already there), lost (Redis forgot writes), fenced, gap.
 
 local position = redis.call('HMGET', KEYS[1], 'owner', 'next')
@@ -46,6 +47,23 @@ local function append(key)
   write('HSET', key)
 end
 
+local function rows(key)
+  local sizes, names, values = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local byte, sub, name = string.byte, string.sub, 1
+  for a = 1, #sizes / 2, 2000 do
+    local pairs, filled = {}, 0
+    for row = a, math.min(a + 1999, #sizes / 2) do
+      local low, high = byte(sizes, 2 * row - 1, 2 * row)
+      local size = low + 256 * high
+      pairs[filled + 1] = sub(names, name, name + size - 1)
+      pairs[filled + 2] = sub(values, 72 * row - 71, 72 * row)
+      name, filled = name + size, filled + 2
+    end
+    redis.call('HSET', key, unpack(pairs, 1, filled))
+  end
+  i = i + 4
+end
+
 write('HSET', KEYS[2])
 if stored and (stored > to or (stored == to and from < to)) then
   return {'landed', stored}
@@ -59,6 +77,8 @@ while ARGV[i] do
   i = i + 4
   if command == 'append' then
     append(key)
+  elseif command == 'rows' then
+    rows(key)
   else
     write(command, key)
   end

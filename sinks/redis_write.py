@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from struct import pack
 from typing import Any, Protocol
 
 from sinks.redis_layout import RECENT_MAX, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
@@ -10,7 +11,6 @@ from sources.positions import PartitionId, Span
 
 # Updates of a partition are joined up to this many events per script, so that no call keeps Redis busy for long.
 JOINED_EVENTS_MAX = 10_000
-ROW_BYTES = 72
 
 
 class PeriodUpdate(Protocol):
@@ -33,14 +33,14 @@ class PeriodUpdate(Protocol):
 
 
 class Addition(Protocol):
-    """Values, aligned with members, to be put behind what is stored of each in that minute."""
+    """Values, aligned with fields, to be put behind what is stored of each in that minute."""
 
     @property
     def what(self) -> str: ...
     @property
     def start_s(self) -> int: ...
     @property
-    def members(self) -> list[str]: ...
+    def fields(self) -> list[str]: ...
     @property
     def values(self) -> list[bytes]: ...
 
@@ -122,19 +122,20 @@ class Script:
 
 
 def script(updates: Sequence[Update], contents: dict[str, bytes], layout: Group, span: Span) -> Script:
-    """What the script is to write; of a row that changed twice the newest counts."""
+    """What the script is to write, in order: of a row that changed twice the newest stays."""
     keys, ttl_s = layout.partition(span.partition.partition), layout.ttl_s
     fields = _position_fields(updates, span)
     told = [2 * len(contents), *_flat(contents.items()), 2 * len(fields), *_flat(fields.items())]
     made = Script([keys.position, keys.contents], told)
-    for (kind, start_s), (rows, listed) in _rows(updates).items():
-        made.command("HSET", keys.totals(kind, start_s), ttl_s, _flat(rows.items()))
-        made.command(
-            "ZADD", keys.scores(kind, start_s), ttl_s, _flat((score, m) for m, score in listed.items()), SCORES_MAX
-        )
     for update in updates:
+        for period in update.periods:
+            key = keys.totals(period.kind, period.start_s)
+            made.command("HSET", key, ttl_s, (SUMMARY_FIELD, SUMMARY.pack(period.events, period.late)))
+            made.command("rows", key, ttl_s, _rows(period))
+            scores = keys.scores(period.kind, period.start_s)
+            made.command("ZADD", scores, ttl_s, _flat(period.listed), SCORES_MAX)
         for added in update.added:
-            pairs = _flat(zip(added.members, added.values, strict=True))
+            pairs = _flat(zip(added.fields, added.values, strict=True))
             made.command("append", _added_to(keys, added), ttl_s, pairs)
         for kind, start_s, member, users in update.crowded_users:
             made.command("PFADD", keys.crowded_users(kind, start_s, member), ttl_s, users)
@@ -156,18 +157,13 @@ def _position_fields(updates: Sequence[Update], span: Span) -> dict[str, Any]:
     return fields
 
 
-def _rows(updates: Sequence[Update]) -> dict[tuple[str, int], tuple[dict[Any, bytes], dict[str, int]]]:
-    """By (kind, start_s): field -> value of the hash, member -> score to list."""
-    newest: dict[tuple[str, int], tuple[dict[Any, bytes], dict[str, int]]] = {}
-    for update in updates:
-        for period in update.periods:
-            rows, listed = newest.setdefault((period.kind, period.start_s), ({}, {}))
-            values = period.values
-            cut = [values[place : place + ROW_BYTES] for place in range(0, len(values), ROW_BYTES)]
-            rows.update(zip(period.members, cut, strict=True))
-            rows[SUMMARY_FIELD] = SUMMARY.pack(period.events, period.late)
-            listed.update((member, score) for score, member in period.listed)
-    return newest
+def _rows(period: PeriodUpdate) -> tuple[bytes, ...]:
+    """Sizes of the members' names, the names, the rows, each joined: Redis takes 5,000 names and rows out of three
+    arguments in half the time that 10,000 arguments cost it."""
+    if not period.members:
+        return ()
+    names = [member.encode() for member in period.members]
+    return pack(f"<{len(names)}H", *map(len, names)), b"".join(names), period.values
 
 
 def _flat(pairs: Iterable[tuple[Any, Any]]) -> list[Any]:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import redis
 
+from engagement.content_rows import tag_of
 from engagement.recent import decoded
+from engagement.shared_fields import USER_RECORD, events_of
 from engagement.totals import PartialTotals, partial_totals
 from engagement.totals_state import stored_periods
 from engagement.totals_step import TotalsStep
@@ -15,7 +17,7 @@ from engagement.totals_update import Update
 from sinks.redis import RedisSink
 from sinks.redis_layout import Group
 from sources.positions import PositionGap
-from tests.unit.engagement.totals_batches import PARTITION, Record, batch
+from tests.unit.engagement.totals_batches import IDS, PARTITION, Record, batch
 
 OPTIONS = {"window_minutes": 10, "lateness_seconds": 600}
 SOME = [Record(1000 * i, 1000 * i, user=f"u{i % 3}", duration_ms=900) for i in range(6)]
@@ -64,15 +66,19 @@ def everything(url: str, group: str) -> dict[str, Any]:
     which order, depends on how the batches were cut."""
     client = redis.Redis.from_url(url)
     found: dict[str, Any] = {}
+    contents = {tag_of(content_id): content_id for content_id in (*IDS, "unknown")}
     for key in client.scan_iter(match=f"{{{group}/*"):
         name, kind = key.decode(), client.type(key)
         stem, _, what = name.rpartition(":")
         if what == "users":
-            for field, value in client.hgetall(key).items():
-                found[f"{name}:{field.decode()}"] = len(set(np.frombuffer(value, "<u4").tolist()))
+            for value in client.hgetall(key).values():
+                for tag, _ in set(np.frombuffer(value, USER_RECORD).tolist()):
+                    found[f"{name}:{contents[tag]}"] = found.get(f"{name}:{contents[tag]}", 0) + 1
         elif what == "recent":
-            for field, value in client.hgetall(key).items():
-                found.setdefault(f"{name}:{field.decode()}", set()).update(decoded(value))
+            for value in client.hgetall(key).values():
+                for tag, content_id in contents.items():
+                    if events := set(events_of(value, tag)):
+                        found.setdefault(f"{name}:{content_id}", set()).update(events)
         elif stem.endswith(":recent"):
             for entry in client.zrange(key, 0, -1):
                 found.setdefault(name, set()).update(decoded(entry))

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from engagement.content_rows import shard_of, tag_of
 from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
 from engagement.events import Event
 from engagement.parse import ParsedEvents
 from engagement.recent import RecentEvent, decoded
+from engagement.shared_fields import USER_RECORD, events_of
 from engagement.totals import TYPES, user_numbers
 from engagement.totals_update import Update
 from sources.positions import PartitionId, Span
@@ -90,6 +92,7 @@ class Store:
     listed: dict[tuple[str, int, str], int] = field(default_factory=dict)
     users: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)  # numbers, see `user_number`
     recent: dict[str, dict[tuple[int, int], RecentEvent]] = field(default_factory=dict)  # by event_ts_us and offset
+    contents: set[str] = field(default_factory=set)  # all that were ever named
 
     def take(self, update: Update) -> None:
         assert self.offset_next is None or update.span.offset_from <= self.offset_next
@@ -102,13 +105,18 @@ class Store:
             for score, member in period.listed:
                 assert score == self.rows[(*key, member)][8]
                 self.listed[(*key, member)] = score
+        self.contents |= {content_id for period in update.periods for content_id in period.members}
+        self.contents |= {content_id for _, content_id, _ in update.crowded_recent}
+        tags = {tag_of(content_id): content_id for content_id in self.contents}
         for added in update.added:
-            for content_id, value in zip(added.members, added.values, strict=True):
+            for shard, value in zip(added.fields, added.values, strict=True):
                 if added.what == "users":
-                    numbers_of = self.users.setdefault(("minute", added.start_s, content_id), set())
-                    numbers_of.update(np.frombuffer(value, "<u4").tolist())
+                    for tag, user in np.frombuffer(value, USER_RECORD).tolist():
+                        assert shard_of(tags[tag]) == shard
+                        self.users.setdefault(("minute", added.start_s, tags[tag]), set()).add(user)
                 else:
-                    self._show(content_id, decoded(value))
+                    for tag, content_id in tags.items():
+                        self._show(content_id, events_of(value, tag))
         for kind, start_s, content_id, found in update.crowded_users:
             crowded = self.users.setdefault((kind, start_s, content_id), set())
             crowded.update(int.from_bytes(number, "little") for number in found)
@@ -123,6 +131,8 @@ class Store:
         held = self.recent.setdefault(content_id, {})
         held |= {(event.event_ts_us, event.offset): event for event in events}
         self.recent[content_id] = dict(sorted(held.items())[-50:])
+        if not held:
+            del self.recent[content_id]
 
     @property
     def periods(self) -> list[Any]:
