@@ -220,10 +220,6 @@ class Captured:
                 except psycopg.errors.ObjectInUse:
                     continue  # its reader was back sooner
 
-    def create_slot(self) -> None:
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [self.slot])
-
     def positions(self) -> list[dict[str, Any]]:
         """All positions that were stored and not compacted away, the newest last."""
         reader = TopicReader(self.properties, f"{self.topic}.positions", partitions=1)

@@ -418,6 +418,32 @@ def test_captured_again_on_another_server_goes_on_with_what_the_topic_lacks(
     assert sorted(ledger.ids) == list(range(1, 46))
 
 
+def test_captured_again_after_a_promotion_nothing_is_missing_and_nothing_doubled(
+    postgres_server: Any, unique: str, ledger: MemoryLedger, wait_for: Any
+) -> None:
+    """The same rows under another timeline, as a standby that was promoted has them."""
+    dsn = postgres_server.dsn
+    create_tables(dsn)
+    insert(dsn, 30)
+    captured_once(dsn, unique, ledger)
+    insert(dsn, 5)
+    postgres_server.stop()
+    (postgres_server.data_dir / "standby.signal").touch()
+    postgres_server.start()
+    execute(dsn, "SELECT pg_promote()")
+    insert(dsn, 5)
+    told = refused(dsn, unique, ledger)
+    assert "timeline 1, database postgres, but this server is" in told
+    assert "timeline 2" in told
+    assert "may be missing: 10, ids 31 to 40" in told
+    ledger.recapture()
+    with part(dsn, unique, ledger) as it:
+        deliver_until(it, ledger, lambda: streaming(ledger))
+        insert(dsn, 5)
+        deliver_until(it, ledger, lambda: len(ledger.records) == 45)
+    assert sorted(ledger.ids) == list(range(1, 46))
+
+
 def test_captured_again_what_retention_has_removed_counts_as_sent(dsn: str, unique: str, ledger: MemoryLedger) -> None:
     insert(dsn, 50)
     captured_once(dsn, unique, ledger)
