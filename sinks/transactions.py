@@ -5,6 +5,7 @@ nothing. Kafka away is waited for without end, in words; what no waiting can cur
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 
 TRY_SECONDS = 5.0  # one try of a blocking call: how long a stop request may go unseen
 HANG_SECONDS = 30.0  # a call that was to return after TRY_SECONDS never will
+REACH_SECONDS = 1.0
 
 PROVISION = "create the topics with: python -m operations.provision"
 # Repeating would fail in the same way: what must be changed instead.
@@ -137,7 +139,11 @@ class Transactions:
             raise self._stopped(error) from failure
 
     def _blocking(self, what: str, call: Callable[..., Any], *arguments: Any) -> None:
-        """Call, and call again while Kafka is away: librdkafka goes on with the same operation."""
+        """Call, and call again while Kafka is away: librdkafka goes on with the same operation.
+
+        Not for ever while a broker answers: its connection to the coordinator may be stuck after an outage (2.16: one
+        request in its queue, none in flight), and only a new process gets on."""
+        answered_at: float | None = None
         for attempt in repeated(repeatable, self._stopping, self._abandon):
             with attempt:
                 self._say_waiting(what, attempt.num)
@@ -153,7 +159,19 @@ class Transactions:
                     if error.fatal() or (error.code() in REMEDIES and not aborted(failure)):
                         raise self._stopped(error) from failure
                     log.warning("kafka_failed", to=what, transactional_id=self._id, error=error.str())
+                    stuck = repeatable(failure) and self._answers()
+                    answered_at = (answered_at or time.monotonic()) if stuck else None
+                    if answered_at is not None and time.monotonic() - answered_at > HANG_SECONDS:
+                        raise _hung() from failure
                     raise
+
+    def _answers(self) -> bool:
+        """Whether a broker is there, by another request of the same client."""
+        try:
+            self._opened().list_topics(timeout=REACH_SECONDS)
+        except KafkaException:
+            return False
+        return True
 
     def _say_waiting(self, what: str, tries: int) -> None:
         if tries > 1:
@@ -186,14 +204,18 @@ def _returning(call: Callable[..., Any]) -> Callable[..., Any]:
         thread.start()
         thread.join(HANG_SECONDS)
         if thread.is_alive():
-            raise FlowStopped(
-                f"The Kafka client has not answered for {HANG_SECONDS:.0f} s, a broker has left: start this process "
-                "again, it goes on from its stored position."
-            )
+            raise _hung()
         if failures:
             raise failures[0]
 
     return bounded
+
+
+def _hung() -> FlowStopped:
+    return FlowStopped(
+        f"The Kafka client has not answered for {HANG_SECONDS:.0f} s, a broker has left: start this process again, it "
+        "goes on from its stored position."
+    )
 
 
 def aborted(failure: BaseException) -> bool:

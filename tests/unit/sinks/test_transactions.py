@@ -18,6 +18,11 @@ class Producer:
     def __init__(self, failures: dict[str, list[BaseException]]) -> None:
         self.calls: list[str] = []
         self._failures = failures
+        self.reachable = False
+
+    def list_topics(self, timeout: float) -> None:
+        if not self.reachable:
+            raise AWAY
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any, **named: Any) -> None:
@@ -119,6 +124,23 @@ def test_a_call_that_never_returns_ends_the_process_with_a_sentence(monkeypatch:
         run(made)
     never.set()
     assert "commit_transaction" not in producer.calls
+
+
+def test_a_call_that_fails_for_ever_while_a_broker_answers_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash trial found a capture that waited for its abort until it was killed: Kafka had long been back."""
+    monkeypatch.setattr(sinks.transactions, "HANG_SECONDS", 0.0)
+    made, producer = transactions({"commit_transaction": [ABORT], "abort_transaction": [AWAY] * 1000})
+    producer.reachable = True
+    with pytest.raises(FlowStopped, match="start this process again"):
+        run(made)
+    assert producer.calls[-1] == "abort_transaction"
+
+
+def test_while_no_broker_answers_it_is_waited_for_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks.transactions, "HANG_SECONDS", 0.0)
+    made, producer = transactions({"commit_transaction": [AWAY] * 20})
+    run(made)
+    assert producer.calls.count("commit_transaction") == 21
 
 
 def test_without_open_nothing_is_written() -> None:
