@@ -242,7 +242,6 @@ def the_board_catches_up(live: Live, tab: Tab) -> None:
     live.flows["redis"] = live.pipeline.start("redis", SINKS="redis")
     tab.see("Catching up", SLOW)
     tab.picture("real-catching-up")
-    assert "nothing is lost" in tab.sentence
     live.pipeline.caught_up(120)
 
 
