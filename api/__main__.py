@@ -35,7 +35,7 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    """Serve until SIGTERM; a request under way gets five seconds."""
+    """Serve until SIGTERM; a request under way gets four seconds."""
     settings = Settings.from_env("redis")
     configure_logging(settings.log_level, "api")
     access = _access(settings)
@@ -73,7 +73,7 @@ def main() -> None:
         app,
         log_config=None,
         access_log=False,  # api/request_log.py says more, and less of the caller
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=4,
     )
     Server(config).run([listening])
 

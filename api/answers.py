@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from fastapi import Response
+from fastapi.concurrency import run_in_threadpool
 
 KEPT_MAX = 1000
 
@@ -38,7 +39,7 @@ class Answers:
 
         async def run() -> bytes:
             try:
-                body = await asyncio.to_thread(lambda: msgspec.json.encode(compute()))
+                body = await run_in_threadpool(lambda: msgspec.json.encode(compute()))
                 if len(self._held) >= KEPT_MAX:
                     self._held.clear()
                 self._held[key] = asked_at, body

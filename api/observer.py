@@ -250,6 +250,7 @@ class Observer:
         progress: SinkProgress = self._progress.of(sink, now)
         said = [each.sinks[sink] for each in heard if now - each.at < 3 * SPEAKS_S]
         tries = [each["next_try_s"] for each in said if each.get("next_try_s") is not None]
+        running = bool(heard) and silent_s < SPEAKS_S
         failing = any(each.get("error") for each in said)
         opened = any(each.get("breaker") == "open" for each in said)
         forgets_at = None
@@ -268,7 +269,7 @@ class Observer:
             silent_s=silent_s,
             partitions=progress.partitions,
         )
-        return replace(stage, state=state_of(stage, running=silent_s < SPEAKS_S, quiet=quiet, failing=failing))
+        return replace(stage, state=state_of(stage, running=running, quiet=quiet, failing=failing))
 
     def _told(self) -> tuple[dict[int, int], dict[str, dict[int, int]]]:
         """Ends and positions as the processes say them."""
