@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
@@ -22,7 +23,8 @@ from operations.audit.repair import Repair
 from operations.audit.report import Report
 from operations.audit.scan import Range
 from operations.terminal import in_words
-from settings import Need, Settings
+from settings import Need, Settings, SettingsError
+from sources.positions import FlowStopped
 
 SINKS = ("redis", "bigquery", "partner", "dead_letters")
 SAID_EVERY_ROWS = 500_000
@@ -53,12 +55,12 @@ def main(
         raise typer.BadParameter(
             f"no sink {', '.join(sorted(unknown))}; there are {', '.join(SINKS)}", param_hint="--sinks"
         )
-    settings = _settings(chosen)
     with in_words():
         try:
+            settings = _settings(chosen)
             with _progress() as told:
                 report = _report(settings, Options(wanted, chosen, partner_ids, None, wait, told), repair, max_names)
-        except CouldNotLook as failure:
+        except (CouldNotLook, FlowStopped, KafkaException, SettingsError) as failure:
             typer.echo(str(failure), err=True)
             raise typer.Exit(2) from failure
     if report_file:

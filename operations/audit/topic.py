@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, Message
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
@@ -12,7 +12,7 @@ from operations.audit.problem import CouldNotLook
 from sources.kafka import TUNED
 from sources.kafka_brokers import QUIET
 from sources.kafka_records import Records, offset_of, records_of
-from sources.kafka_topics import AWAY, Topic, admin_client, describe
+from sources.kafka_topics import AWAY, Topic, admin_client, ask, describe
 from sources.positions import PartitionId, Span
 
 ANSWER_S: Final = 30.0
@@ -63,11 +63,24 @@ class EventsTopic:
         return {partition: at if at >= 0 else ends[partition] for partition, at in found.items()}
 
     def positions(self, group: str) -> dict[int, int]:
-        """Partition -> the first offset that this group's sink still needs; 0 where it has no position."""
-        asked = [ConsumerGroupTopicPartitions(group)]
-        answer = self.admin.list_consumer_group_offsets(asked, request_timeout=ANSWER_S)[group].result(ANSWER_S)
-        found = {place.partition: place.offset for place in answer.topic_partitions if place.topic == self.topic.name}
-        return {partition: max(0, found.get(partition, 0)) for partition in self.partitions}
+        """Partition -> the first offset that this group's sink still needs; 0 where it has no position.
+
+        By a consumer: the admin client's question ends the process (SIGSEGV, confluent-kafka 2.16.1) while the group's
+        coordinator is loading."""
+        deadline = time.monotonic() + ANSWER_S
+
+        def waiting(what: str) -> None:
+            if time.monotonic() > deadline:
+                raise CouldNotLook(f"Could not look into Kafka: no answer for {ANSWER_S:.0f} s, asked to {what}")
+
+        consumer = Consumer({**QUIET, **self._kafka, "group.id": group, "enable.auto.commit": False})
+        try:
+            asked = [Place(self.topic.name, partition) for partition in self.partitions]
+            what = f"read the positions of {group}"
+            answers = ask(what, lambda: consumer.committed(asked, timeout=ANSWER_S), waiting)
+        finally:
+            consumer.close()
+        return {place.partition: max(0, place.offset) for place in answers}
 
     def first_ms(self, partition: int, begin: int) -> int:
         """Kafka timestamp of the first record that the broker still has; 0 where there is none."""

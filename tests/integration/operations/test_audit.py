@@ -1,11 +1,14 @@
 """The audit names exactly what a test has lost, doubled or altered, and nothing that is well or on its way."""
 
+import copy
 import json
+import uuid
 from datetime import timedelta
 
 import psycopg
 import pytest
 
+from tests.conftest import shared_service
 from tests.integration.operations.audit_place import CONTENT, AuditPlace, found
 
 
@@ -23,12 +26,37 @@ def full(place):
     return place
 
 
+@pytest.fixture(scope="module")
+def installation(kafka, tmp_path_factory):
+    """Twenty rows, everywhere: for tests that touch only what BigQuery and the partner hold."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    server = shared_service("postgres")
+    with psycopg.connect(server["dsn"], autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+    dsn = f"postgresql://postgres@127.0.0.1:{server['port']}/{name}"
+    place = AuditPlace(kafka, dsn, name, tmp_path_factory.mktemp("audit"))
+    place.ids = place.insert(20)
+    place.capture(place.ids)
+    place.deliver()
+    yield place
+    with psycopg.connect(server["dsn"], autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def sinks(installation):
+    """The installation, whose sinks may be spoiled."""
+    held, partner = copy.deepcopy(installation.bigquery.held), list(installation.partner)
+    yield installation
+    installation.bigquery.held, installation.partner = held, partner
+
+
 def test_an_empty_installation_is_clean(place):
     assert place.audit().clean
 
 
-def test_what_is_everywhere_once_is_clean_and_adds_up(full):
-    report = full.audit()
+def test_what_is_everywhere_once_is_clean_and_adds_up(sinks):
+    report = sinks.audit()
     assert report.clean, found(report)
     assert found(report) == {}
     assert [(each.sink, each.records, each.delivered) for each in report.sums][:3] == [
@@ -38,18 +66,18 @@ def test_what_is_everywhere_once_is_clean_and_adds_up(full):
     ]
 
 
-def test_lost_doubled_and_altered_events_are_named_in_each_system(full):
-    ids = [str(each) for each in full.ids]
-    rows = {row["event_id"]: row for row in full.bigquery.held}
-    full.bigquery.held.remove(rows[ids[0]])
-    full.bigquery.held.append(dict(rows[ids[1]]))
+def test_lost_doubled_and_altered_events_are_named_in_each_system(sinks):
+    ids = [str(each) for each in sinks.ids]
+    rows = {row["event_id"]: row for row in sinks.bigquery.held}
+    sinks.bigquery.held.remove(rows[ids[0]])
+    sinks.bigquery.held.append(dict(rows[ids[1]]))
     rows[ids[2]]["device"] = "tv"
-    bodies = {json.loads(body)["event_id"]: body for body in full.partner}
-    full.partner.remove(bodies[ids[3]])
-    full.partner.append(bodies[ids[4]])
-    full.partner.remove(bodies[ids[5]])
-    full.partner.append(bodies[ids[5]].replace(b"900000", b"900001"))
-    report = full.audit()
+    bodies = {json.loads(body)["event_id"]: body for body in sinks.partner}
+    sinks.partner.remove(bodies[ids[3]])
+    sinks.partner.append(bodies[ids[4]])
+    sinks.partner.remove(bodies[ids[5]])
+    sinks.partner.append(bodies[ids[5]].replace(b"900000", b"900001"))
+    report = sinks.audit()
     assert found(report) == {
         ("bigquery", "missing"): [ids[0]],
         ("bigquery", "doubled"): [ids[1]],
@@ -78,14 +106,14 @@ def test_lost_doubled_and_altered_events_are_named_in_each_system(full):
         ("event_type", "click"),
     ],
 )
-def test_any_altered_column_of_bigquery_is_found(full, column, value):
-    full.bigquery.held[5][column] = value
-    assert found(full.audit()) == {("bigquery", "altered"): [full.bigquery.held[5]["event_id"]]}
+def test_any_altered_column_of_bigquery_is_found(sinks, column, value):
+    sinks.bigquery.held[5][column] = value
+    assert found(sinks.audit()) == {("bigquery", "altered"): [sinks.bigquery.held[5]["event_id"]]}
 
 
-def test_an_altered_event_time_is_found(full):
-    full.bigquery.held[5]["event_ts"] += timedelta(microseconds=1)
-    assert found(full.audit()) == {("bigquery", "altered"): [full.bigquery.held[5]["event_id"]]}
+def test_an_altered_event_time_is_found(sinks):
+    sinks.bigquery.held[5]["event_ts"] += timedelta(microseconds=1)
+    assert found(sinks.audit()) == {("bigquery", "altered"): [sinks.bigquery.held[5]["event_id"]]}
 
 
 def test_a_content_that_changed_since_is_stale_and_no_error(full):
@@ -206,14 +234,14 @@ def test_a_replayed_event_is_expected_at_its_own_sink_alone(full):
     assert found(full.audit()) == {("bigquery", "missing"): [row["event_id"]]}
 
 
-def test_ids_alone_show_what_is_missing_and_doubled(full):
-    ids = [str(each) for each in full.ids]
-    full.partner = [each.encode() for each in [*ids[1:], ids[2]]]
-    assert found(full.audit()) == {("partner", "missing"): [ids[0]], ("partner", "doubled"): [ids[2]]}
+def test_ids_alone_show_what_is_missing_and_doubled(sinks):
+    ids = [str(each) for each in sinks.ids]
+    sinks.partner = [each.encode() for each in [*ids[1:], ids[2]]]
+    assert found(sinks.audit()) == {("partner", "missing"): [ids[0]], ("partner", "doubled"): [ids[2]]}
 
 
-def test_without_the_partners_ids_its_position_is_believed(full):
-    full.partner.clear()
-    report = full.audit(partner_ids=None)
+def test_without_the_partners_ids_its_position_is_believed(sinks):
+    sinks.partner.clear()
+    report = sinks.audit(partner_ids=None)
     assert report.clean
     assert "--partner-ids" in report.notes[-1]

@@ -1,6 +1,9 @@
 """What the audit repairs, at exactly the system where it is wrong; and the boards counted anew."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -8,7 +11,7 @@ import pytest
 import redis
 
 from sinks.redis_layout import SUMMARY_FIELD, Group
-from tests.integration.operations.audit_place import CONTENT, AuditPlace, found
+from tests.integration.operations.audit_place import CONTENT, ROOT, AuditPlace, found
 
 
 @pytest.fixture
@@ -148,3 +151,53 @@ def test_what_redis_has_not_counted_yet_is_not_due(full):
     report = full.audit(sinks=("redis",))
     assert report.clean, found(report)
     assert [(each.sink, each.not_due) for each in report.sums] == [("kafka", 0), ("redis", 5)]
+
+
+def command(place, *arguments, **more):
+    """python -m operations.audit; (exit code, what it said)"""
+    sinks = ("--sinks", "partner,redis,dead_letters", "--from", "1970-01-01", "--wait", "0", "--max-names", "1")
+    partner = ("--partner-ids", str(place.ids_file()))
+    run = subprocess.run(
+        [sys.executable, "-m", "operations.audit", *sinks, *partner, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **place.environment(**more)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return run.returncode, run.stdout + run.stderr
+
+
+def test_the_command_says_what_differs_and_repairs_it(full):
+    code, said = command(full)
+    assert (code, said.count("equal")) == (0, 4), said
+    ids = [json.loads(body)["event_id"] for body in full.partner[:2]]
+    del full.partner[:2]
+    file = full.folder / "report.json"
+    code, said = command(full, "--json", str(file))
+    assert code == 1
+    assert f"partner: 2 missing: {min(ids)} and 1 more" in said or f"partner: 2 missing: {max(ids)} and 1 more" in said
+    report = json.loads(file.read_text())
+    assert [(each["where"], each["kind"], sorted(each["names"])) for each in report["findings"]] == [
+        ("partner", "missing", sorted(ids))
+    ]
+    code, said = command(full, "--repair")
+    assert "sent again for partner alone: 2 events" in said, said
+    assert code == 0, said
+    assert command(full, "--repair")[0] == 0
+    assert sum(len(batch) for batch in full.records()) == 22
+
+
+def test_a_service_that_is_away_is_said_in_a_sentence_and_is_no_difference(full):
+    away = "redis://127.0.0.1:1"
+    code, said = command(full, REDIS_URL=away)
+    assert code == 2
+    assert "Could not look into Redis: " in said
+    assert "Traceback" not in said
+    code, said = command(full, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert (code, "Could not look into PostgreSQL: " in said) == (2, True), said
+    code, said = command(full, KAFKA_BOOTSTRAP_SERVERS="")
+    assert (code, "KAFKA_BOOTSTRAP_SERVERS: missing" in said) == (2, True), said
+    code, said = command(full, KAFKA_TOPIC="no-such-topic")
+    assert (code, "it has no topic no-such-topic" in said) == (2, True), said
