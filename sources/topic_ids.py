@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from sources.id_set import IdSet
 from sources.kafka_topics import admin_client, ask, describe, is_away, say
 from sources.position_records import first_left, position_consumer, written_end
+from sources.positions import FlowStopped
 
 log = structlog.get_logger()
 
@@ -55,6 +56,7 @@ def read_ids(kafka: Mapping[str, str], topic: str, column: str, waiting: Callabl
     An id that retention has removed was appended before the first record that is left of its partition; a row that was
     never sent is younger than the last record. So half the time between the two parts them, however ids and commits
     have overtaken one another: `sent_up_to` is the highest id of the older half.
+    Raises FlowStopped where Kafka refuses.
     """
     found = TopicIds()
     admin = admin_client(kafka)
