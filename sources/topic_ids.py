@@ -105,7 +105,9 @@ def _messages(
             elif error.code() != KafkaError._PARTITION_EOF and not (
                 error.retriable() or is_away(KafkaException(error))
             ):
-                raise KafkaException(error)
+                raise FlowStopped(
+                    f"Reading which rows topic {topic} holds: {error.str()}. The capture needs READ and DESCRIBE on it."
+                )
         if records:
             yield records
         # Behind markers and aborted records too, which no message stands for.
