@@ -13,6 +13,7 @@ from engagement.boards import BoardSpan
 from engagement.totals import NEVER, SCORE, Ints
 from sinks.redis_layout import SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 
+UNKNOWN_AMONG_THEM = 10  # contents that PostgreSQL does not know, and no board shows
 COUNTERS = ("events", "late", "rejected", "skipped")
 
 
@@ -233,11 +234,11 @@ class TotalsReader:
     def _first(self, span: BoardSpan, limit: int) -> tuple[list[str], dict[str, Ints], dict[str, dict[str, Any]]]:
         """The first `limit` known contents, exactly.
 
-        Each bucket's best entries are candidates. A content among none of them has at most the sum of the buckets'
-        lowest listed scores; when that cannot tell, more are listed, and in the end all are read.
+        Those who may be are found from each bucket's best entries; when these cannot tell, more are listed, and in the
+        end all are read.
         """
         for depth in (max(50, 2 * limit), SCORES_MAX):
-            candidates, bound = self._candidates(span, depth)
+            candidates, bound = self._candidates(span, depth, limit + UNKNOWN_AMONG_THEM)
             totals = self._totals(span.buckets, sorted(candidates))
             ids, contents = self._known(boards.ranked(totals), limit)
             if bound is None or (len(ids) == limit and int(totals[ids[-1]][SCORE]) > bound):
@@ -246,17 +247,17 @@ class TotalsReader:
         ids, contents = self._known(boards.ranked(totals), limit)
         return ids, totals, contents
 
-    def _candidates(self, span: BoardSpan, depth: int) -> tuple[set[str], int | None]:
+    def _candidates(self, span: BoardSpan, depth: int, places: int) -> tuple[set[str], int | None]:
         """Content ids, and what any other may have at most; None: there is no other."""
-        answers = self._pipelined(
+        lists = self._pipelined(
             lambda pipeline: [
                 pipeline.zrevrange(keys.scores(*bucket), 0, depth - 1, withscores=True)
                 for keys in self._partitions()
                 for bucket in span.buckets
             ]
         )
-        cut = [int(entries[-1][1]) for entries in answers if len(entries) == depth]
-        return {entry.decode() for entries in answers for entry, _ in entries}, sum(cut) if cut else None
+        entries, bound = boards.contenders(lists, depth, places)
+        return {entry.decode() for entry in entries}, bound
 
     def _known(self, ids: list[str], limit: int) -> tuple[list[str], dict[str, dict[str, Any]]]:
         """The first `limit` of these ids whose content is known, and their fields."""
