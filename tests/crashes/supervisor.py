@@ -207,6 +207,12 @@ def last_words(process: Process) -> str:
         except ValueError:
             continue
         if isinstance(said, dict) and said.get("event") in ("flow_stopped", "stopped"):
-            return f"{said.get('kind', said['event'])}: {re.sub(r'[0-9]+', 'N', str(said.get('why', '')))[:60]}"
+            return f"{said.get('kind', said['event'])}: {_plain(str(said.get('why', '')))[:60]}"
+        if isinstance(said, dict) and said.get("event") == "failed":
+            return f"failed {said.get('doing', '')}: {_plain(str(said.get('exception', '')).splitlines()[-1])[:200]}"
     lines = process.said().strip().splitlines()
-    return lines[-1][:200] if lines else f"said nothing (status {process.status})"
+    return _plain(lines[-1])[:200] if lines else f"said nothing (status {process.status})"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[0-9]+", "N", text)
