@@ -113,6 +113,8 @@ class Audit:
             scanned = self._scan(starts, ends, boards, folder)
             self._search(begins, starts, rows, scanned)
             letters = self._letters(folder)
+        if scanned.skipped:
+            self.notes.append(f"{scanned.skipped:,} records are no events: Debezium updates and deletes, tombstones.")
         sums = [self._captured(table, rows, scanned, behind)]
         stale_lengths: set[str] = set()
         for sink in [each for each in sinks if each in FOR]:

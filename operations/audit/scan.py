@@ -1,6 +1,6 @@
 """What the topic and the dead letters hold, as fingerprints: every record judged by `parse`, as the flows do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from engagement.parse import ParsedEvents, Rejected, parse
+from engagement.parse import HEADER_FOR, ParsedEvents, Rejected, parse
 from operations.audit.fingerprints import (
     HEADER_REPAIRS,
     REPLAY_HEADERS,
@@ -26,6 +26,9 @@ REPLAYED: Final = 4  # brought back by hand, from a dead letter or by a repair
 FOR: Final = {"bigquery": 8, "partner": 16}  # for this sink alone
 AFTER_EXPORT: Final = 32  # came to Kafka after the partner had said what it holds
 TARGETED: Final = 8 | 16
+
+
+Offsets = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,11 @@ class Scanned:
         parsed = parse(records)
         partition = records.span.partition.partition
         replayed = _replayed(records)
-        at_index = {int(offset): index for index, offset in enumerate(records.offsets.tolist())} if replayed else {}
         self._events(parsed, partition, wanted, replayed, self._after_export(records))
         if parsed.rejected:
             self._rejected(parsed.rejected, partition, wanted, replayed, records.span.partition.topic)
-        if replayed:
-            self._repairs(records, parsed, at_index)
+        if len(replayed):
+            self._repairs(records, parsed)
         self.skipped += parsed.skipped
         return parsed
 
@@ -92,12 +94,11 @@ class Scanned:
         if offsets:
             self.take(only(records, np.isin(records.offsets, offsets)), wanted)
 
-    def _after_export(self, records: Records) -> set[int]:
-        if self.exported_s is None:
-            return set()
-        return set(records.offsets[records.timestamps_ms > self.exported_s * 1000].tolist())
+    def _after_export(self, records: Records) -> Offsets:
+        late_ms = np.inf if self.exported_s is None else self.exported_s * 1000
+        return records.offsets[records.timestamps_ms > late_ms]
 
-    def _events(self, parsed: ParsedEvents, partition: int, wanted: Range, replayed: set[int], late: set[int]) -> None:
+    def _events(self, parsed: ParsedEvents, partition: int, wanted: Range, replayed: Offsets, late: Offsets) -> None:
         if not len(parsed):
             return
         keys, named = text_keys(parsed.event_ids)
@@ -106,10 +107,8 @@ class Scanned:
         flags = np.where(wanted.holds(parsed.event_ts_us), IN_RANGE, 0)
         if parsed.targets is not None:
             flags |= np.array([FOR.get(target or "", 0) for target in parsed.targets], np.int64)
-        if replayed:
-            flags |= np.where([offset in replayed for offset in parsed.offsets.tolist()], REPLAYED, 0)
-        if late:
-            flags |= np.where([offset in late for offset in parsed.offsets.tolist()], AFTER_EXPORT, 0)
+        flags |= np.where(np.isin(parsed.offsets, replayed), REPLAYED, 0)
+        flags |= np.where(np.isin(parsed.offsets, late), AFTER_EXPORT, 0)
         rows = rows_of(
             keys,
             prints,
@@ -120,9 +119,7 @@ class Scanned:
         )
         self.records.append(rows, named)
 
-    def _rejected(
-        self, rejected: list[Rejected], partition: int, wanted: Range, replayed: set[int], topic: str
-    ) -> None:
+    def _rejected(self, rejected: list[Rejected], partition: int, wanted: Range, replayed: Offsets, topic: str) -> None:
         offsets = np.array([each.offset for each in rejected], np.int64)
         loose = [loose_columns(each.value) for each in rejected]
         times = np.array(
@@ -136,7 +133,7 @@ class Scanned:
             ]
         )
         flags = REJECTED | np.where(wanted.holds(times), IN_RANGE, 0)
-        flags |= np.where([offset in replayed for offset in offsets.tolist()], REPLAYED, 0)
+        flags |= np.where(np.isin(offsets, replayed), REPLAYED, 0)
         flags |= np.array([FOR.get(each.target or "", 0) for each in rejected], np.int64)
         rows = rows_of(
             keys,
@@ -157,16 +154,17 @@ class Scanned:
             )
         )
 
-    def _repairs(self, records: Records, parsed: ParsedEvents, at_index: Mapping[int, int]) -> None:
+    def _repairs(self, records: Records, parsed: ParsedEvents) -> None:
         """Which records stand for which: told by a header."""
         assert records.headers is not None
+        of_offset = dict(zip(records.offsets.tolist(), records.headers, strict=True))
         for event_id, offset in zip(parsed.event_ids, parsed.offsets.tolist(), strict=True):
-            headers = dict(records.headers[at_index[offset]] or ())
-            stands_for = (headers.get(HEADER_REPAIRS) or b"").decode(errors="replace").partition("/")
-            target = (headers.get("for") or b"").decode(errors="replace")
-            if target in FOR and stands_for[0].isdigit() and stands_for[2].isdigit():
+            headers = {name: (value or b"").decode(errors="replace") for name, value in of_offset[offset] or ()}
+            target = headers.get(HEADER_FOR, "")
+            partition, _, repaired = headers.get(HEADER_REPAIRS, "").partition("/")
+            if target in FOR and partition.isdigit() and repaired.isdigit():
                 keys, _ = text_keys([event_id])
-                row = rows_of(keys, partitions=int(stands_for[0]), offsets=int(stands_for[2]), flags=FOR[target])
+                row = rows_of(keys, partitions=int(partition), offsets=int(repaired), flags=FOR[target])
                 self.repairs.append(row)
 
 
@@ -189,15 +187,11 @@ def only(records: Records, chosen: npt.NDArray[np.bool_]) -> Records:
     )
 
 
-def _replayed(records: Records) -> set[int]:
+def _replayed(records: Records) -> Offsets:
     """Offsets of the records that carry a header of a replay."""
     if records.headers is None:
-        return set()
-    return {
-        int(offset)
-        for offset, headers in zip(records.offsets.tolist(), records.headers, strict=True)
-        if headers and any(name in REPLAY_HEADERS for name, _ in headers)
-    }
+        return records.offsets[:0]
+    return records.offsets[[any(name in REPLAY_HEADERS for name, _ in headers or ()) for headers in records.headers]]
 
 
 @dataclass
