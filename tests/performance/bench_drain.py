@@ -13,6 +13,7 @@ runs from the first claimed position until the last event is acknowledged; start
 position + until the first event is acknowledged). Recovery is on.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ import typer
 from tests.performance.drain import SINKS, Drained, drain
 from tests.performance.profile import hottest
 from tests.performance.record import Figure, Record, console, table
-from tests.performance.site import site
+from tests.performance.site import Site, site
 
 FLOWS = "raw,decode,redis,bigquery,partner,all,naive"
 SLOW = ("partner", "all")  # they wait for the partner: on fewer events
@@ -45,35 +46,57 @@ def main(
     slow = events_slow or min(events, 200_000)
     options = {"flows": wanted, "processes": counts, "events": events, "rounds": rounds, "contents": contents}
     record = Record("bench_drain", {**options, "per_second": per_second, "slow": slow, "naive": events_naive})
-    with site(contents) as place:
-        for kind in ("bigquery", "partner"):
-            if kind in wanted or "all" in wanted:
-                place.stand_in(kind)
-        size = place.fill(events, per_second)
-        topics = dict.fromkeys(SLOW, place.topic("slow-events", slow, per_second))
-        topics["naive"] = place.topic("naive-events", min(events, events_naive), per_second)
-        record.notes.append(
-            f"{events:,} events of {size:.0f} bytes, 4 partitions, {contents:,} contents (Zipf 1.0), event times over "
-            f"the last {events / per_second:,.0f} s; partner and all-in-one on {slow:,}, "
-            f"naive on {min(events, events_naive):,}"
-        )
-        console.print(record.notes[0])
-        done: list[tuple[int, Drained]] = []
-        for number in range(1, rounds + 1):
-            for count in counts:
-                for flow in wanted:
-                    if flow == "naive" and count > 1:
-                        continue
-                    done.append((number, drain(place, flow, processes=count, topic=topics.get(flow))))
-                    _say(number, done[-1][1])
-        if profile:
-            profile.mkdir(parents=True, exist_ok=True)
-            for flow in (each for each in wanted if each in SINKS):
-                drain(place, flow, topic=topics.get(flow), profile=profile / f"{flow}.txt")
-                hottest(profile / f"{flow}.txt", flow)
+    done: list[tuple[int, Drained]] = []
+    try:
+        with site(contents) as place:
+            topics = _fill(place, record, wanted, slow)
+            for number, each in _rounds(place, wanted, counts, rounds, topics):
+                done.append((number, each))
+                _say(number, each)
+            if profile:
+                _profiled(place, wanted, topics, profile)
+    except SystemExit:  # told to end: what there is, on the terminal alone
+        _summarise(record, done)
+        raise
     record.samples = [{"round": number, **each.sample()} for number, each in done]
     _summarise(record, done)
     record.write(output)
+
+
+def _fill(place: Site, record: Record, wanted: Sequence[str], slow: int) -> dict[str, str]:
+    """The topics' events, and the stand-ins; flow -> its topic, where that is not the pipeline's."""
+    for kind in ("bigquery", "partner"):
+        if kind in wanted or "all" in wanted:
+            place.stand_in(kind)
+    events, per_second = record.options["events"], record.options["per_second"]
+    naive = min(events, record.options["naive"])
+    size = place.fill(events, per_second)
+    topics = dict.fromkeys(SLOW, place.topic("slow-events", slow, per_second))
+    topics["naive"] = place.topic("naive-events", naive, per_second)
+    record.notes.append(
+        f"{events:,} events of {size:.0f} bytes, 4 partitions, {len(place.contents):,} contents (Zipf 1.0), event "
+        f"times over the last {events / per_second:,.0f} s; partner and all-in-one on {slow:,}, naive on {naive:,}"
+    )
+    console.print(record.notes[0])
+    return topics
+
+
+def _rounds(
+    place: Site, wanted: Sequence[str], counts: Sequence[int], rounds: int, topics: dict[str, str]
+) -> Iterator[tuple[int, Drained]]:
+    """(round, what it took) of each flow with each number of processes; the naive one alone."""
+    for number in range(1, rounds + 1):
+        for count in counts:
+            for flow in wanted:
+                if flow != "naive" or count == 1:
+                    yield number, drain(place, flow, processes=count, topic=topics.get(flow))
+
+
+def _profiled(place: Site, wanted: Sequence[str], topics: dict[str, str], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for flow in (each for each in wanted if each in SINKS):
+        drain(place, flow, topic=topics.get(flow), profile=folder / f"{flow}.txt")
+        hottest(folder / f"{flow}.txt", flow)
 
 
 def _say(number: int, each: Drained) -> None:
