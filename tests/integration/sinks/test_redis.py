@@ -211,6 +211,35 @@ def test_redis_away_is_waited_for(redis_server: Any, unique: str, wait_for: Call
     assert sink.claim(PARTITION, "b").offset_next == 12
 
 
+def test_a_snapshot_waits_until_redis_has_acknowledged(
+    redis_server: Any, unique: str, wait_for: Callable[..., Any]
+) -> None:
+    sink = make_sink(redis_server.url, unique)
+    process, part = Process(sink, "a"), sink.build_part("redis", "0", None)
+    updates = process.updates(SOME, 0)
+    redis_server.stop()
+    part.write_batch(updates)
+    wait_for(lambda: "cannot write totals" in sink.last_error, message="the write to be under way")
+    settling = threading.Thread(target=part.snapshot)
+    settling.start()
+    assert settling.is_alive()
+    redis_server.start()
+    settling.join(20)
+    assert not settling.is_alive()
+    assert sink.claim(PARTITION, "b").offset_next == 6
+
+
+def test_what_went_wrong_comes_with_the_next_write(redis_server: Any, unique: str) -> None:
+    sink = make_sink(redis_server.url, unique)
+    process, part = Process(sink, "a"), sink.build_part("redis", "0", None)
+    part.write_batch(process.updates(SOME, 0))
+    part.snapshot()
+    sink.claim(PARTITION, "b")
+    part.write_batch(process.updates(SOME, 6))
+    with pytest.raises(Fenced, match="Another process has taken over partition 0"):
+        part.write_batch(process.updates(SOME, 12))
+
+
 def test_a_stop_while_redis_is_away_abandons(redis_server: Any, unique: str) -> None:
     stop = threading.Event()
     process = Process(make_sink(redis_server.url, unique, stopping=stop.is_set), "a")

