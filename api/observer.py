@@ -198,8 +198,8 @@ class Observer:
         )
 
     def _stages(self, now: float, quiet: bool) -> list[Stage]:
-        """Nothing before the first look at Redis."""
-        if self._redis_at is None:
+        """Nothing before the first look at either."""
+        if self._redis_at is None or (self._kafka is not None and self._kafka_at is None):
             return []
         stages = [*self._capture(now, quiet), *(self._sink(sink, now, quiet) for sink in self._sinks())]
         since = self._redis_away_since(now)

@@ -65,7 +65,12 @@ def phase_of(facts: Facts) -> Phase:
 def _starting(facts: Facts) -> Phase | None:
     if facts.redis_away_since is not None or facts.kafka_away_since is not None:
         return None
-    waiting = [stage for stage in facts.stages if stage.state == "starting" and stage.name != "capture"]
+    # Of a board whose lag is not known yet nobody may say that it is live.
+    waiting = [
+        stage
+        for stage in facts.stages
+        if (stage.state == "starting" and stage.name != "capture") or (stage.state == "unknown" and stage.name == BOARD)
+    ]
     if not facts.stages:
         return Phase("starting", "Starting", "The first numbers come within a minute.", "degraded")
     if not waiting:

@@ -159,6 +159,10 @@ def test_whether_a_position_is_missing_cannot_be_known_while_redis_is_silent() -
     assert phase_of(together("starting", "no_board")).phase == "no_board"
 
 
+def test_a_board_whose_lag_is_not_known_is_not_called_live() -> None:
+    assert phase_of(with_stage(LIVE, "redis", state="unknown", lag_s=None)).phase == "starting"
+
+
 def test_before_the_first_look_nothing_is_called_live() -> None:
     assert phase_of(Facts(NOW, ())).phase == "starting"
 
@@ -258,6 +262,7 @@ def test_no_sentence_promises_what_is_not_so(facts: Facts) -> None:
         assert all(stage.on_time for stage in facts.stages)
     if found.phase == "live":
         assert not any(stage.state in ("stopped", "catching_up", "behind") for stage in facts.stages)
+        assert "redis" not in by_name or by_name["redis"].state != "unknown"
         assert not any(stage.state == "starting" for stage in facts.stages if stage.name != "capture")
     if found.phase == "idle":
         assert facts.newest_record is not None
