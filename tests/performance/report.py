@@ -78,6 +78,7 @@ TITLES = (
     ("bench_capture", "From PostgreSQL to Kafka", ""),
     ("bench_recovery", "Recovery and snapshots", ""),
     ("bench_api", "The API under load", ""),
+    ("bench_audit", "The audit", ""),
     ("bench_steps", "CPU microseconds per event of each step", ""),
 )
 
