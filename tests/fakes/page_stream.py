@@ -34,6 +34,7 @@ class Script:
     status  what every path answers instead, as a proxy does when the server behind it is gone; None: nothing does
     token   what a browser must have brought to POST /session; None: nothing is asked for
     ticking whether a tick comes every second
+    frozen  the clock all but stands: for pictures that can be compared. A tick differs, or it would not be sent
     """
 
     scene: Scene = field(default_factory=lambda: SCENES["live"])
@@ -41,13 +42,14 @@ class Script:
     status: int | None = None
     token: str | None = None
     ticking: bool = True
-    frozen: bool = False  # the clock stands: for pictures that can be compared
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
 
     def now(self) -> float:
-        return self.at if self.frozen else self.at + time.monotonic() - self._began
+        passed = time.monotonic() - self._began
+        return self.at + (passed / 1000 if self.frozen else passed)
 
 
 class PageServer:
