@@ -68,10 +68,8 @@ class Additions:
             values = [b"".join(joined[start:end]) for start, end in shards.edges()]
             update.added.append(Addition("recent", start_s, shards.names(), values))
             crowded: dict[int, list[tuple[int, bytes]]] = {}
-            for i, row, time in zip(
-                chosen[~few].tolist(), of[~few].tolist(), times[chosen[~few]].tolist(), strict=True
-            ):
-                crowded.setdefault(row, []).append((time, self.entries[i]))
+            for row, i in zip(of[~few].tolist(), chosen[~few].tolist(), strict=True):
+                crowded.setdefault(row, []).append((int(times[i]), self.entries[i]))
             update.crowded_recent += [(start_s, contents.ids[row], events) for row, events in crowded.items()]
 
 
@@ -107,7 +105,8 @@ def _users(update: Update, contents: ContentRows, start_s: int, rows: Ints, user
     raw, size = records.tobytes(), records.itemsize
     values = [raw[size * start : size * end] for start, end in shards.edges()]
     update.added.append(Addition("users", start_s, shards.names(), values))
-    update.crowded_users += _crowded_users("minute", start_s, contents, *_distinct(rows[~few], users[~few]))
+    if not few.all():
+        update.crowded_users += _crowded_users("minute", start_s, contents, *_distinct(rows[~few], users[~few]))
 
 
 def _crowded_users(
@@ -124,6 +123,9 @@ def _by_period(parts: list[Columns]) -> Iterator[tuple[int, tuple[Ints, Ints]]]:
     if not parts:
         return
     periods, first, second = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if (periods == periods[0]).all():  # the rule where batches are small
+        yield int(periods[0]), (first, second)
+        return
     for period in np.unique(periods).tolist():
         chosen = periods == period
         yield period, (first[chosen], second[chosen])
