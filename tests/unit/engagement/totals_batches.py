@@ -92,7 +92,7 @@ class Store:
     listed: dict[tuple[str, int, str], int] = field(default_factory=dict)
     users: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)  # numbers, see `user_number`
     recent: dict[str, dict[tuple[int, int], RecentEvent]] = field(default_factory=dict)  # by event_ts_us and offset
-    contents: set[str] = field(default_factory=set)  # all that were ever named
+    contents: set[str] = field(default_factory=set, compare=False)  # all that were ever named
 
     def take(self, update: Update) -> None:
         assert self.offset_next is None or update.span.offset_from <= self.offset_next
