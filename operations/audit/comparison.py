@@ -21,7 +21,7 @@ class Lacking:
 
     places  sink -> (partition, offset) of each record that the sink lacks
     ids     rows of PostgreSQL that Kafka lacks
-    altered sink -> keys of events whose rows there are wrong: doubled or altered
+    wrong   sink -> (partition, offset) of each record of the events that are doubled or altered there
     """
 
     places: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ def pairs(rows: Rows, placed: bool) -> Keys:
     """Everything that must agree about an event as one number: its id and columns, and where it lies if `placed`."""
     found: Keys = (rows["key"] * np.uint64(0x9E3779B97F4A7C15)) ^ _turned(rows["print"])
     if placed:
-        where = places(rows["partition"], rows["offset"]) * np.uint64(0xD1B54A32D192ED03)
+        where = _where(rows) * np.uint64(0xD1B54A32D192ED03)
         found = found ^ where ^ (rows["stamp"].astype(np.uint64) * np.uint64(0x8CB92BA72F3D8DD7))
     return found
 
@@ -118,7 +118,7 @@ class _Bucket:
         self.in_range: Mask = (flags & IN_RANGE) != 0
         self.rejected: Mask = (flags & REJECTED) != 0
         self.elsewhere: Mask = ((flags & TARGETED) != 0) & ((flags & delivery.flag) == 0)
-        self.where = places(self.records["partition"], self.records["offset"])
+        self.where = _where(self.records)
         self.for_us: Mask = ~self.rejected & ~self.elsewhere
         self.refused: Mask = self.for_us & self._named_by(letters.refused)
         self.repaired: Mask = self.for_us & ~self.refused & self._named_by(scanned.repairs)
@@ -154,7 +154,6 @@ class _Bucket:
         found = _count(keys, held["key"])
         sums.delivered += len(held)
         sums.not_due += int(np.clip(may - np.maximum(found, must), 0, None).sum())
-        self._missing(keys[found < must], due, held, findings, lacking)
         sums.missing += int(np.clip(must - found, 0, None).sum())
         surplus = np.clip(found - may, 0, None)
         sums.surplus += int(surplus.sum())
@@ -167,25 +166,22 @@ class _Bucket:
         self._add(findings, sink, "there, but not to be", keys[(surplus > 0) & ~known & ~old & ~moved & also])
         self._add(findings, sink, "unexpected", keys[(surplus > 0) & ~known & ~old & ~moved & ~also])
         altered = self._altered(held)
+        self._add(findings, sink, "missing", keys[found < must])
         self._add(findings, sink, "altered", altered)
         self._add(findings, sink, "stale", np.unique(held["key"][(held["flags"] & STALE) != 0]))
-        wrong = np.union1d(keys[(surplus > 0) & known], altered[np.isin(altered, self.records["key"][self.wanted])])
-        if len(wrong):
-            sources = self.records[self.wanted & np.isin(self.records["key"], wrong)]
-            lacking.wrong.setdefault(sink, []).extend(_listed(sources))
-
-    def _missing(self, keys: Keys, due: Rows, held: Rows, findings: Findings, lacking: Lacking) -> None:
-        if not len(keys):
-            return
-        self._add(findings, self.delivery.sink, "missing", keys)
-        candidates = due[np.isin(due["key"], keys)]
+        # what is corrected as a whole is not sent again, and what is still on its way is corrected when it is there
+        wrong = np.union1d(keys[(surplus > 0) & known], altered)
+        wrong = wrong[np.isin(wrong, due["key"]) & ~np.isin(wrong, later["key"])]
+        self._lacks(lacking.wrong, due[np.isin(due["key"], wrong)])
+        absent = due[np.isin(due["key"], np.setdiff1d(keys[found < must], wrong))]
         if self.delivery.placed:
             own = held[(held["flags"] & FOREIGN) == 0]
-            there = np.isin(
-                places(candidates["partition"], candidates["offset"]), places(own["partition"], own["offset"])
-            )
-            candidates = candidates[~there]
-        lacking.places.setdefault(self.delivery.sink, []).extend(_listed(candidates))
+            absent = absent[~np.isin(_where(absent), _where(own))]
+        self._lacks(lacking.places, _first_of_each(absent, keys, must - found))
+
+    def _lacks(self, of_sink: dict[str, list[tuple[int, int]]], records: Rows) -> None:
+        if len(records):
+            of_sink.setdefault(self.delivery.sink, []).extend(_listed(records))
 
     def _altered(self, held: Rows) -> Keys:
         """Keys of events whose columns are other ones than the record's."""
@@ -211,7 +207,7 @@ class _Bucket:
         """Which records a letter or a repair of this sink names by their place."""
         named = spool.bucket(self.number)
         named = named[named["flags"] == self.delivery.flag]
-        return np.isin(self.where, places(named["partition"], named["offset"]))
+        return np.isin(self.where, _where(named))
 
     def _add(self, findings: Findings, where: str, kind: str, keys: Keys) -> None:
         findings.add(where, kind, named_keys(keys.tolist(), self.names))
@@ -243,6 +239,17 @@ def compare_letters(
         other = of_rejected[~np.isin(pairs(of_rejected, False), pairs(rejected, False))]
         findings.add("dead_letters", "altered", _placed(other))
     return sums
+
+
+def _first_of_each(rows: Rows, keys: Keys, counts: npt.NDArray[np.int64]) -> Rows:
+    """Of the rows of each key the first so many. keys: sorted, aligned with counts"""
+    rows = rows[np.argsort(rows["key"], kind="stable")]
+    number = np.arange(len(rows)) - np.searchsorted(rows["key"], rows["key"])
+    return rows[number < counts[np.searchsorted(keys, rows["key"])]]
+
+
+def _where(rows: Rows) -> Keys:
+    return places(rows["partition"], rows["offset"])
 
 
 def _placed(rows: Rows) -> list[str]:

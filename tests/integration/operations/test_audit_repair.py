@@ -91,6 +91,29 @@ def test_a_repair_that_was_delivered_closes_the_sums(full):
     assert {each.sink: each.repaired for each in report.sums}["bigquery"] == 1
 
 
+def test_of_two_records_with_one_id_only_the_lost_one_is_sent_again(full):
+    event = {"id": "twice", "content_id": None, "event_type": "play", "event_ts": full.moment.isoformat()}
+    full.produce([(None, json.dumps(event).encode())] * 2)
+    full.bigquery.held.clear()
+    full.partner.clear()
+    full.deliver()
+    full.count()
+    assert full.audit().clean
+    full.bigquery.held.remove(next(row for row in full.bigquery.held if row["event_id"] == "twice"))
+    full.partner.remove(next(body for body in full.partner if b'"twice"' in body))
+    report = full.audit()
+    assert found(report) == {
+        ("bigquery", "missing"): ["twice"],
+        ("partner", "missing"): ["twice"],
+        ("kafka", "from elsewhere"): ["twice"],
+    }
+    assert full.repair() == [
+        "sent again for bigquery alone: 1 events",
+        "sent again for partner alone: 1 events",
+    ]
+    assert full.audit().clean
+
+
 def test_rows_that_kafka_lacks_are_captured_once(full):
     lost = full.insert(3)
     with psycopg.connect(full.postgres) as connection:
