@@ -12,6 +12,7 @@ from api.app import create_app
 from api.headers import CSP
 from api.observer import Observer
 from api.queries import TotalsReader
+from settings import Settings, SettingsError
 from sinks.redis_client import connect
 from sinks.redis_status import StatusBoard
 from tests.integration.sinks.redis_totals import keys_of
@@ -191,3 +192,10 @@ def test_a_file_that_has_not_changed_is_not_sent_again(client: Callable[..., Tes
     tag = asked.get("/static/page.js").headers["ETag"]
     assert asked.get("/static/page.js", headers={"If-None-Match": tag}).status_code == 304
     assert asked.get("/static/../app.py").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["API_TOKEN", "API_READ_TOKEN"])
+def test_half_a_hash_is_no_token(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}=.*sha256: and 64 hexadecimal digits") as refused:
+        Settings.from_env(env={name: "sha256:abc"})
+    assert "abc" not in str(refused.value)
