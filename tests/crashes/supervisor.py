@@ -29,10 +29,14 @@ class Recovery:
 
 @dataclass
 class Zombie:
-    """A process that was frozen and replaced."""
+    """A process that was frozen and replaced.
+
+    owned  it was at work: it must end. One that was still starting may, when it wakes up, be the newer of the two
+    """
 
     deployment: Deployment
     process: Process
+    owned: bool
     woken_at: float | None = None
 
 
@@ -127,7 +131,7 @@ class Supervisor:
         """Freeze its process, start another in its place, and wake the first up when that one is at work."""
         if deployment.process is None:
             return
-        zombie = Zombie(deployment, deployment.process)
+        zombie = Zombie(deployment, deployment.process, self.moved(deployment))
         zombie.process.signal(signal.SIGSTOP)
         deployment.generation += 1
         self.zombies.append(zombie)
@@ -162,15 +166,16 @@ class Supervisor:
                 self._wake(zombie)
 
     def buried(self) -> bool:
-        """Whether every zombie has ended."""
-        return not any(zombie.process.alive for zombie in self.zombies)
+        """Whether every zombie that must has ended."""
+        return not any(zombie.owned and zombie.process.alive for zombie in self.zombies)
 
     def bury(self) -> list[str]:
-        """The zombies that live on, in words; they are killed."""
+        """The zombies that live on and must not, in words; all are killed."""
         found = []
         for zombie in self.zombies:
             if zombie.process.alive:
-                found.append(f"zombie of {zombie.deployment.sink} lives on: {last_words(zombie.process)}")
+                if zombie.owned:
+                    found.append(f"zombie of {zombie.deployment.sink} lives on: {last_words(zombie.process)}")
                 zombie.process.kill()
             else:
                 self._note(zombie.process)

@@ -26,7 +26,7 @@ from tests.fakes.capture import ids_in_table
 
 MOVED_S = 6.0  # so long a fault waits for its target to be at work; then it happens all the same
 CATCH_UP_S = 90.0
-ZOMBIES_S = 25.0
+ZOMBIES_S = 45.0
 STOP_S = 35.0
 
 
