@@ -117,12 +117,13 @@ class PartnerClient:
             with self._http.stream(
                 "POST", self._url, content=body, headers={"Idempotency-Key": idempotency_key}
             ) as response:
-                words = without_values(self._words(response), body)[:WORDS_MAX]
+                words = self._words(response)
         except httpx.HTTPError as error:
             raise Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
         status = response.status_code
         if response.is_success:
-            return Answer(Verdict.ACCEPTED, status, words)
+            return Answer(Verdict.ACCEPTED, status, "")  # nobody repeats these words, so nobody need mask them
+        words = without_values(words, body)[:WORDS_MAX]
         if verdict := VERDICTS.get(status):
             return Answer(verdict, status, words)
         raise Unavailable(_why(response, words), _retry_after_s(response))

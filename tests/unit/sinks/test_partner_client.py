@@ -107,7 +107,7 @@ def test_an_acceptance_whose_body_breaks_off_is_an_acceptance() -> None:
         yield b"tak"
         raise httpx.ReadError("reset")
 
-    assert answering(200, content=broken()).post(b"[]", "k") == Answer(Verdict.ACCEPTED, 200, "tak")
+    assert answering(200, content=broken()).post(b"[]", "k") == Answer(Verdict.ACCEPTED, 200, "")
 
 
 def test_an_endless_body_is_left() -> None:
