@@ -3,10 +3,11 @@
 Idempotent: what is there is left alone. A flow that misses something names this command.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from secrets import token_hex
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,6 +19,9 @@ from operations.terminal import Problem, in_words, waiting
 from operations.topics import topic_steps, wanted_topics
 from settings import Need, Settings
 from sources.kafka_topics import Topic, admin_client, ask
+
+if TYPE_CHECKING:
+    from sinks.redis_layout import PartitionKeys
 
 T = TypeVar("T")
 
@@ -121,12 +125,23 @@ def _set_redis(settings: Settings, topic: Topic, offsets: Mapping[int, int]) -> 
     redis = Waiting(settings.redis, settings.redis_cluster_nodes, never, give_up)
     for partition, offset in offsets.items():
         position = {"next": offset, "topic_id": topic.topic_id, "owner": token_hex(16)}
-        key = layout.partition(partition).position
-        redis.call("set its position", partial(_hset, key, position))
+        redis.call("set its position", partial(_begin_anew, layout.partition(partition), position))
 
 
-def _hset(key: str, fields: Mapping[str, Any], client: Any) -> None:
-    client.hset(key, mapping=fields)
+def _begin_anew(keys: "PartitionKeys", position: dict[str, Any], client: Any) -> None:
+    """Set the position. Before what is counted already nothing of that may stay, or it would count twice."""
+    stored = client.hget(keys.position, "next")
+    client.hset(keys.position, "owner", position["owner"])  # from here on nobody else writes
+    if stored is None or position["next"] >= int(stored):
+        client.hset(keys.position, mapping=position)
+        return
+    for key in client.scan_iter(match=re.sub(r"([*?\[\]\\])", r"\\\1", keys.tag) + ":*", count=1000):
+        if key != keys.position.encode():
+            client.unlink(key)
+    pipeline = client.pipeline(transaction=True)
+    pipeline.delete(keys.position)  # its watermark and its counters
+    pipeline.hset(keys.position, mapping=position)
+    pipeline.execute()
 
 
 def _bigquery(settings: Settings) -> Step:

@@ -213,6 +213,8 @@ class RedisSink(FixedPartitionedSink[Update, int]):
         position = {name.decode(): value for name, value in client.hgetall(keys.position).items()}
         if "next" not in position:
             return Loaded(None)
+        if "watermark_us" not in position:  # set by hand, nothing written since
+            return Loaded(int(position["next"]))
         watermark_us, newest_ms = int(position["watermark_us"]), int(position["newest_ms"])
         buckets = list(self._stored_periods(watermark_us, newest_ms))
         pipeline = client.pipeline(transaction=False)

@@ -170,6 +170,22 @@ def test_a_topic_recreated_under_the_flow_stops_it(
     assert "python -m operations.provision" in said
 
 
+def test_a_position_set_back_by_hand_counts_every_event_once(pipeline: Pipeline) -> None:
+    pipeline.produce(events(pipeline.contents, 400))
+    flow = pipeline.start()
+    pipeline.caught_up()
+    assert flow.stop() == 0
+
+    for where in ("end", "earliest"):  # beyond what is counted, then behind it
+        done = pipeline.provision("--position", f"redis={where}")
+        assert done.returncode == 0, done.stderr
+        flow = pipeline.start(f"again-{where}")  # no snapshot: totals are loaded from Redis
+        pipeline.claimed(flow)
+        pipeline.caught_up()
+        pipeline.assert_equal()
+        assert flow.stop() == 0
+
+
 def test_a_changed_title_and_a_new_content_reach_the_reader(pipeline: Pipeline, wait_for: Callable[..., Any]) -> None:
     content = pipeline.contents[0]
     pipeline.start()
