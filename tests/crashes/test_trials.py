@@ -22,13 +22,13 @@ def command(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A process of its own: gRPC's handlers of fork must be switched off before it begins."""
     run = [sys.executable, "-m", f"tests.crashes.{module}", *arguments]
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    return subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=160)
+    return subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=280)
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(300)
 def test_killed_frozen_and_cut_off_at_random_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     results = tmp_path / "trials.jsonl"
-    run = command("harness", "--kills", "8", "--seed", SEED, "--results", str(results), "--logs", str(tmp_path))
+    run = command("harness", "--kills", "6", "--seed", SEED, "--results", str(results), "--logs", str(tmp_path))
     assert run.returncode == 0, run.stdout + run.stderr
     [trial] = lines(results)
     assert trial["events"] > 300
@@ -36,7 +36,7 @@ def test_killed_frozen_and_cut_off_at_random_nothing_is_lost_or_doubled(tmp_path
     assert trial["audit_clean"]
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(300)
 def test_without_its_protection_the_count_of_events_fails(tmp_path: Path) -> None:
     run = command("controls", IN_CI, "--results", str(tmp_path / "controls.jsonl"))
     assert run.returncode == 0, run.stdout + run.stderr
