@@ -49,8 +49,8 @@ def _destinations(found: Sequence[Mapping[str, Any]]) -> str:
     back = sum("went back" in finding for each in found for finding in each["findings"])
     return (
         _table(head, rows)
-        + "\nStill waiting: the process stood still until its trial was over, and the rows lay behind its position (findings, "
-        f"below). Boards were read {polls:,} times meanwhile; trials in which a number went back: {back}.\n"
+        + "\nStill waiting: the process stood still until its trial was over, and the rows lay behind its position "
+        f"(findings, below). Boards were read {polls:,} times meanwhile; trials in which a number went back: {back}.\n"
     )
 
 
