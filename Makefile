@@ -7,10 +7,12 @@ help:            ## what there is
 install:         ## .venv from uv.lock; instant when nothing changed
 	@$(or $(PYTHON),python3) scripts/bootstrap.py
 
-demo: install    ## everything on this machine, no Docker: a live board. DEMO_SECONDS=30 for a bounded run
+demo:            ## everything on this machine, no Docker: a live board. DEMO_SECONDS=30 for a bounded run
+	@$(or $(PYTHON),python3) scripts/bootstrap.py demo
 	@exec .venv/bin/python -m demo
 
-demo-kill: install  ## the demo in which a key, or DEMO_KILL_SECONDS, kills any process. DEMO_SECONDS=60 ends it with a count
+demo-kill:       ## the demo in which a key, or DEMO_KILL_SECONDS, kills any process. DEMO_SECONDS=60 ends it with a count
+	@$(or $(PYTHON),python3) scripts/bootstrap.py demo
 	@exec .venv/bin/python -m demo --kill
 
 crash-test: install  ## kill the whole pipeline from a seed and count its events: KILLS=100 SEED=1

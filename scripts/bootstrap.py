@@ -1,5 +1,7 @@
 """Make .venv from uv.lock: `python3 scripts/bootstrap.py`, or any `make` target. Needs python3 and nothing else.
 
+`python3 scripts/bootstrap.py demo` leaves out what only tests, checks and benchmarks need: a third of the download.
+
 It runs before anything is installed, under whatever python3 the machine has: standard library only, no syntax that an
 older Python cannot read. Environment: PYTHON (the interpreter to use), CI (download no Python), and the settings of
 pip and uv (index, proxies, certificates, UV_PYTHON_DOWNLOADS), which are passed on.
@@ -19,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON_MIN, PYTHON_BELOW, PYTHON_FETCHED = (3, 11), (3, 13), "3.12"  # as requires-python in pyproject.toml
 UV_PINNED, UV_MIN = "0.13.9", (0, 8)
 GLIBC_MIN = (2, 34)  # the wheels of cryptography ask for it: Debian 12, Ubuntu 22.04 and later
-SIZES = "about 200 MB to download, 650 MB on disk"
+EVERYTHING, DEMO = "everything", "demo"
+SIZES = {EVERYTHING: "about 310 MB to download, 910 MB on disk", DEMO: "about 200 MB to download, 550 MB on disk"}
 PROBE = "import sys; print('%d.%d' % sys.version_info[:2])"
 LOCKED = ("uv.lock", "pyproject.toml", "scripts/bootstrap.py")
 
@@ -31,16 +34,17 @@ class CannotBootstrap(Exception):
 def main() -> int:
     """Make the environment unless it is there already. Returns the exit code: 0 done, 1 with a sentence on stderr."""
     environment = ROOT / ".venv"
+    wanted = DEMO if sys.argv[1:] == [DEMO] else EVERYTHING
     try:
         python = chosen_python()
         stamp = stamp_of(ROOT, python)
-        if is_current(environment, stamp):
+        if any(is_current(environment, f"{made} {stamp}") for made in {wanted, EVERYTHING}):
             return 0
         check_platform()
         uv = uv_to_use(python)
-        say(f"making {environment.name} from uv.lock ({SIZES}; what uv has cached is not downloaded again)")
-        sync(uv, environment, python)
-        (environment / ".stamp").write_text(stamp, encoding="utf-8")
+        say(f"making {environment.name} from uv.lock ({SIZES[wanted]}; what uv has cached is not downloaded again)")
+        sync(uv, environment, python, wanted)
+        (environment / ".stamp").write_text(f"{wanted} {stamp}", encoding="utf-8")
         say("done: make demo, make test, make check")
     except CannotBootstrap as error:
         print(f"bootstrap: {error}", file=sys.stderr)
@@ -172,7 +176,7 @@ def install_uv(python: str, folder: Path) -> None:
     (folder / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
-def sync(uv: str, environment: Path, python: str | None) -> None:
+def sync(uv: str, environment: Path, python: str | None, wanted: str) -> None:
     """Let uv install exactly what the lock names. Where the machine has no fitting Python, uv downloads one."""
     settings = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     settings["UV_PROJECT_ENVIRONMENT"] = str(environment)
@@ -180,7 +184,8 @@ def sync(uv: str, environment: Path, python: str | None) -> None:
         if os.environ.get("CI") and "UV_PYTHON_DOWNLOADS" not in os.environ:
             raise CannotBootstrap("no Python 3.11 or 3.12 on this machine: install one, or set PYTHON to its path")
         say(f"no Python 3.11 or 3.12 on this machine: uv downloads {PYTHON_FETCHED} (about 30 MB) for itself")
-    command = [uv, "sync", "--locked", "--all-groups", "--python", python or PYTHON_FETCHED]
+    groups = ["--no-default-groups", "--group", "embedded"] if wanted == DEMO else ["--all-groups"]
+    command = [uv, "sync", "--locked", *groups, "--python", python or PYTHON_FETCHED]
     if not sys.stderr.isatty():
         command.append("--quiet")  # a log needs neither the progress bar nor a hundred names
     run(command, "installing the packages of uv.lock", settings)
