@@ -124,7 +124,6 @@ class EventsTopic:
         properties: dict[str, Any] = {
             **QUIET,
             **TUNED,
-            "queued.max.messages.kbytes": 32_768,
             **self._kafka,
             "group.id": "unused",
             "enable.auto.commit": False,
