@@ -13,6 +13,7 @@ from sinks.redis_layout import Group
 
 EVERY_S = 0.06
 PATIENCE_S = 1.0
+ANEW_S = 5.0
 SINKS_IN_KAFKA = ("partner", "dead_letters")
 
 
@@ -33,6 +34,9 @@ class Gauges:
     ) -> None:
         # Consumers, not the admin client: librdkafka aborts the process in its requests when the broker goes away.
         self._consumers = {name: self._consumer(properties, f"{group}.{name}") for name in (*SINKS_IN_KAFKA, "capture")}
+        self._properties = properties
+        self._former: list[Consumer] = []
+        self._made: dict[str, float] = {}
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=1)
         self._group, self._topic, self._partitions, self._bigquery = group, topic, partitions, bigquery
         self._layout = Group(group, topic, 10)
@@ -67,9 +71,19 @@ class Gauges:
         while not self._stop.wait(EVERY_S):
             for sink, look in looks:
                 at = time.monotonic()
-                with contextlib.suppress(redis.RedisError, KafkaException):
-                    self.by[sink] = look()
-                    self.at[sink] = at
+                with contextlib.suppress(redis.RedisError):
+                    try:
+                        self.by[sink] = look()
+                        self.at[sink] = at
+                    except KafkaException:
+                        self._ask_anew(sink, at)
+
+    def _ask_anew(self, sink: str, now: float) -> None:
+        """By another client: one may not find a broker again that went away. The old one is kept, closing may hang."""
+        if now - max(self.at.get(sink, 0.0), self._made.get(sink, 0.0)) > ANEW_S:
+            self._made[sink] = now
+            self._former.append(self._consumers[sink])
+            self._consumers[sink] = self._consumer(self._properties, f"{self._group}.{sink}")
 
     def _consumer(self, properties: dict[str, str], group: str) -> Consumer:
         """Assigned to nothing: it is only asked."""

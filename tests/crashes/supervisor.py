@@ -31,7 +31,8 @@ class Recovery:
 class Zombie:
     """A process that was frozen and replaced.
 
-    owned  it was at work: it must end. One that was still starting may, when it wakes up, be the newer of the two
+    owned  it had claimed its partitions: it must end. One that was still starting, or backing off, claims them when
+           it wakes up, and is then the newer of the two
     """
 
     deployment: Deployment
@@ -136,7 +137,7 @@ class Supervisor:
         """Freeze its process, start another in its place, and wake the first up when that one is at work."""
         if deployment.process is None:
             return
-        zombie = Zombie(deployment, deployment.process, self.moved(deployment))
+        zombie = Zombie(deployment, deployment.process, _has_claimed(deployment, deployment.process))
         zombie.process.signal(signal.SIGSTOP)
         deployment.generation += 1
         self.zombies.append(zombie)
@@ -207,6 +208,12 @@ class Supervisor:
             seconds = self.gauges.at[deployment.sink] - recovery.killed_at
             self.recovered.setdefault(deployment.sink, []).append(round(seconds, 3))
             del self._recovering[deployment.name]
+
+
+def _has_claimed(deployment: Deployment, process: Process) -> bool:
+    if deployment.sink == "capture":
+        return '"streaming"' in process.said()
+    return process.said().count('"partition_claimed"') >= len(deployment.numbers)
 
 
 def last_words(process: Process) -> str:
