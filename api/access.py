@@ -71,14 +71,18 @@ Given = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
 def role_of(access: Access) -> Callable[..., Awaitable[Role | None]]:
-    """For Depends: the caller's role; None: he has none."""
+    """For Depends: the caller's role; None: he shows nothing. 401 for a token that is not known: a route that answers
+    strangers too must not tell one that guesses from one that is right without counting."""
 
     async def role(request: Request, given: Given) -> Role | None:
         if access.open:
             return "operate"
-        if given is not None:
-            return access.of_token(given.credentials)
-        return access.of_session(request.cookies.get(COOKIE, ""))
+        if given is None:
+            return access.of_session(request.cookies.get(COOKIE, ""))
+        found = access.of_token(given.credentials)
+        if found is None:
+            raise _unauthorised()
+        return found
 
     return role
 
@@ -88,14 +92,18 @@ def required(access: Access) -> Callable[..., Awaitable[Role]]:
 
     async def role(found: Annotated[Role | None, Depends(role_of(access))]) -> Role:
         if found is None:
-            raise HTTPException(
-                401,
-                "send the header Authorization: Bearer with API_TOKEN or API_READ_TOKEN, or sign in on the page",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            raise _unauthorised()
         return found
 
     return role
+
+
+def _unauthorised() -> HTTPException:
+    return HTTPException(
+        401,
+        "send the header Authorization: Bearer with API_TOKEN or API_READ_TOKEN, or sign in on the page",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
 
 
 def session_routes(access: Access) -> APIRouter:

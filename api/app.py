@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import redis
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from redis.exceptions import RedisClusterException
 
 from api.access import Access, required, session_routes
@@ -23,6 +24,7 @@ from api.observer import Observer
 from api.page_files import PageFiles, build_of, page_routes
 from api.queries import TotalsReader
 from api.rate_limit import RateLimit
+from api.refusals import REFUSALS, nothing_here, redis_away, unfit
 from api.rejected import RejectedLetters, rejected_routes
 from api.request_log import RequestLog
 from api.stream import stream_routes
@@ -62,15 +64,22 @@ def create_app(
         stop.set()
 
     app = FastAPI(
-        title="Engagement", description="Live boards over user-engagement events", docs_url=None, lifespan=lifespan
+        title="Engagement",
+        description="Live boards over user-engagement events",
+        docs_url=None,  # below, with the policy that it needs
+        redoc_url=None,
+        lifespan=lifespan,
     )
     app.state.hub = hub
     app.add_middleware(RateLimit, each=rate_limit)
-    app.add_middleware(StrictHeaders)
     app.add_middleware(RequestLog)
-    app.add_exception_handler(redis.RedisError, _redis_away)
-    app.add_exception_handler(RedisClusterException, _redis_away)
-    guarded = APIRouter(dependencies=[Depends(required(access))], responses={401: {"description": "a token is needed"}})
+    app.add_middleware(StrictHeaders)
+    app.add_exception_handler(redis.RedisError, redis_away)
+    app.add_exception_handler(RedisClusterException, redis_away)
+    app.add_exception_handler(RequestValidationError, unfit)
+    app.add_exception_handler(404, nothing_here)
+    app.add_exception_handler(405, nothing_here)
+    guarded = APIRouter(dependencies=[Depends(required(access))], responses=REFUSALS)
     guarded.include_router(content_routes(totals, live.places, now_us, answers or Answers()))
     guarded.include_router(metrics_routes(observer, now_us))
     guarded.include_router(stream_routes(hub, access))
@@ -88,7 +97,3 @@ def create_app(
         return page
 
     return app
-
-
-async def _redis_away(request: Request, failure: Exception) -> JSONResponse:
-    return JSONResponse({"detail": f"Redis does not answer: {failure}"}, 503, headers={"Retry-After": "1"})

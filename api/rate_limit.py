@@ -13,7 +13,7 @@ from limits.strategies import FixedWindowRateLimiter
 from api.request_log import ASGIApp, Message, Receive, Scope, Send
 
 UNAUTHORISED = parse("20/minute")  # a person who mistypes needs fewer, one who guesses needs more
-UNLIMITED = ("/health", "/ready")  # whoever looks after the process may always ask
+UNLIMITED = ("/health", "/ready")  # whoever looks after the process may always ask, but not try tokens
 
 
 class RateLimit:
@@ -27,7 +27,7 @@ class RateLimit:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in UNLIMITED:
+        if scope["type"] != "http" or (scope["path"] in UNLIMITED and not _has_token(scope)):
             await self._app(scope, receive, send)
             return
         client = scope["client"][0] if scope.get("client") else "unknown"

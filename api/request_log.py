@@ -1,4 +1,6 @@
-"""One line in the log for each request, under an id that the caller gives or gets: X-Request-ID."""
+"""One line in the log for each request, under an id that the caller gives or gets: X-Request-ID. And the answer to a
+request that failed by a defect: said here, since nothing around the application sees what Starlette answers then.
+"""
 
 import re
 import time
@@ -6,6 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+import msgspec
 import structlog
 
 import metrics
@@ -37,7 +40,7 @@ class RequestLog:
             return
         request_id = _given(scope) or uuid.uuid4().hex.encode()
         began = time.perf_counter()
-        status = 500  # unless an answer begins
+        status = 0  # no answer has begun
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -49,8 +52,19 @@ class RequestLog:
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
             try:
                 await self._app(scope, receive, answer)
+            except Exception:
+                if status:
+                    raise
+                log.exception("request_failed")
+                await _defect(answer, request_id)
             finally:
-                _tell(scope, status, time.perf_counter() - began)
+                _tell(scope, status or 500, time.perf_counter() - began)
+
+
+async def _defect(send: Send, request_id: bytes) -> None:
+    detail = f"the server failed at this; its log says why, under the request_id {request_id.decode()}"
+    await send({"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": msgspec.json.encode({"detail": detail})})
 
 
 def _given(scope: Scope) -> bytes | None:

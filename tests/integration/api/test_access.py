@@ -169,6 +169,44 @@ def test_who_guesses_tokens_is_stopped(client: Callable[..., TestClient]) -> Non
     assert asked.get("/health").status_code == 200
 
 
+def test_health_is_no_place_to_try_tokens(client: Callable[..., TestClient]) -> None:
+    asked = client()
+    statuses = [asked.get("/health", headers=bearer(f"guess {each}")).status_code for each in range(25)]
+    assert statuses == [401] * 20 + [429] * 5
+    assert asked.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", "/nothing/here", 404, "nothing at this path"),
+        ("GET", "/redoc", 404, "nothing at this path"),  # FastAPI's second page of the API, from a CDN too
+        ("POST", "/top-content", 405, "takes GET only"),
+        ("GET", "/top-content?limit=0&window=day", 422, "limit: input should be greater than or equal to 1; window: "),
+        ("GET", "/stream?content=", 422, "content: "),
+        ("GET", "/windows/noon", 422, "start: "),
+        ("GET", "/content//stats", 422, "content_id must have 1 to 64 characters"),
+        ("GET", "/content/x/events", 404, "no content x is known"),
+    ],
+)
+def test_who_is_refused_is_told_why_in_a_sentence(
+    client: Callable[..., TestClient], method: str, path: str, status: int, says: str
+) -> None:
+    answer = client().request(method, path, headers=bearer(READ))
+    assert answer.status_code == status
+    assert says in answer.json()["detail"]
+
+
+def test_a_defect_answers_as_strictly_as_all_else(
+    client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Observer, "processes", lambda *_: 1 / 0)
+    answer = client().get("/metrics", headers=bearer(READ) | {"X-Request-ID": "page-7"})
+    assert (answer.status_code, answer.headers["Content-Security-Policy"]) == (500, CSP)
+    assert answer.headers["X-Request-ID"] == "page-7"
+    assert "request_id page-7" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("path", ["/", "/c/x", "/static/page.js", "/top-content", "/health", "/nothing/here"])
 def test_every_answer_is_strict(client: Callable[..., TestClient], path: str) -> None:
     headers = client().get(path).headers
