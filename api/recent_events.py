@@ -6,7 +6,7 @@ from typing import Any
 from engagement import boards
 from engagement.content_rows import shard_of, tag_of
 from engagement.recent import RecentEvent, decoded
-from engagement.shared_fields import events_of
+from engagement.shards import events_of
 from sinks.redis_layout import PartitionKeys
 
 Pipelined = Callable[[Callable[[Any], list[Any]]], list[Any]]
@@ -24,7 +24,7 @@ def recent_events(
     answers = pipelined(
         lambda pipeline: [
             [
-                pipeline.hget(keys.recent(minute), shard),
+                pipeline.get(keys.recent(minute, shard)),
                 pipeline.zrange(keys.crowded_recent(minute, content_id), 0, -1),
             ]
             for keys in partitions
@@ -43,7 +43,7 @@ def recent_events(
 
 
 def _events(answer: bytes | list[bytes] | None, tag: int) -> Iterator[RecentEvent]:
-    """Of a shared field, or of a sorted set."""
+    """Of a shard, or of a sorted set."""
     if isinstance(answer, list):
         yield from decoded(b"".join(answer))
     elif answer is not None:

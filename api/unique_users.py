@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engagement.content_rows import shard_of, tag_of
-from engagement.shared_fields import users_of
+from engagement.shards import users_of
 from sinks.redis_layout import PartitionKeys
 
 Pipelined = Callable[[Callable[[Any], list[Any]]], list[Any]]
@@ -36,13 +36,17 @@ def unique_users(
 
     groups  partitions whose keys one command may name: their users are united, those of different groups added up
     """
+
+    def shared(keys: PartitionKeys, minute: int) -> list[str]:
+        return [keys.users(minute, shard) for shard in shards]
+
     shards = [shard_of(content_id) for content_id in ids]
     tags = [tag_of(content_id) for content_id in ids]
     minutes = [start_s for kind, start_s in buckets if kind == "minute"]
     answers = iter(
         pipelined(
             lambda pipeline: [
-                [pipeline.hmget(keys.users(minute), shards) for keys in group for minute in minutes]
+                [pipeline.execute_command("MGET", *shared(keys, minute)) for keys in group for minute in minutes]
                 + [pipeline.execute_command("PFCOUNT", *_crowded(group, buckets, content_id)) for content_id in ids]
                 for group in groups
             ]

@@ -1,4 +1,4 @@
-"""Contents of a Kafka partition's totals by row number, and by the tag under which several share a stored field."""
+"""Contents of a Kafka partition's totals by row number, and by the tag under which several share a stored string."""
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
@@ -11,8 +11,8 @@ from engagement.parse import Integers
 
 Tags = npt.NDArray[np.uint64]
 
-# Users and recent events of a minute lie in so many fields: a write of 10,000 events has 5,000 contents in it, and a
-# field costs Redis 1 us. More make a write dearer, fewer make reading one content dearer.
+# Users and recent events of a minute lie in so many strings: a write of 10,000 events has 3,000 contents in it, and a
+# value costs Redis 1 us. More make a write dearer, fewer make reading one content dearer.
 SHARDS: Final = 512
 SHARD_NAMES: Final = tuple(map(str, range(SHARDS)))
 
@@ -23,7 +23,7 @@ def tag_of(content_id: str) -> int:
 
 
 def shard_of(content_id: str) -> str:
-    """The name of the field in which the content lies."""
+    """The name of the shard in which the content lies."""
     return SHARD_NAMES[tag_of(content_id) % SHARDS]
 
 

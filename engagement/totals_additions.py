@@ -1,6 +1,6 @@
 """Users and recent events of one Update, gathered over its batches as arrays and grouped once.
 
-Most contents have few events in a minute: those share fields (engagement/shared_fields.py), so that a write has a few
+Most contents have few events in a minute: those share strings (engagement/shards.py), so that a write has a few
 hundred values for all of them. A content with many has keys of its own, which bound what is kept and read of it.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engagement.content_rows import SHARD_NAMES, SHARDS, ContentRows, Tags
-from engagement.shared_fields import event_records, user_records
+from engagement.shards import event_records, user_records
 from engagement.totals import MINUTE_S, Ints
 from engagement.totals_update import Addition, Kind, Update
 

@@ -28,11 +28,11 @@ class PeriodUpdate:
 
 @dataclass(slots=True)
 class Addition:
-    """What is added to that which is stored of a minute: values, one per field, behind those that are there."""
+    """What is added to that which is stored of a minute: values, one per shard, behind those that are there."""
 
     what: Literal["users", "recent"]
     start_s: int
-    fields: list[str]  # shards of contents
+    shards: list[str]  # of contents, see content_rows.py
     values: list[bytes]
 
 
@@ -40,7 +40,7 @@ class Addition:
 class Update:
     """Everything a batch changes for readers: absolute values after `span.offset_next`, users and recent events to add.
 
-    added           for contents with few events in a minute, see shared_fields.py
+    added           for contents with few events in a minute, see shards.py
     crowded_users   (kind, start_s, content_id, user numbers): for the others, and for events late for their minute
     crowded_recent  (start_s, content_id, [(event_ts_us, event)]): for the others, and in minutes that are closed
     contents        (content_id, JSON) to show from now on

@@ -7,10 +7,10 @@ Every key of a Kafka partition carries the hash tag {group/topic/partition}: one
     {tag}:minute:START                 hash   member (content id) -> nine little-endian int64; window<LENGTH> likewise,
                                               its field '' -> two: its events, those too late for it
     {tag}:minute:START:scores          zset   member by score, the first 1000; window<LENGTH> likewise
-    {tag}:minute:START:users           hash   shard of members -> who was there, joined (engagement/shared_fields.py)
+    {tag}:minute:START:users/SHARD     string who was there, of the members of a shard, joined (engagement/shards.py)
     {tag}:minute:START:users:MEMBER    HyperLogLog of user numbers, where the minute is crowded; of window<LENGTH> those
                                               late for their minute. Users of a member: what is in either
-    {tag}:minute:START:recent          hash   shard of members -> their events in that minute, joined
+    {tag}:minute:START:recent/SHARD    string their events in that minute, joined
     {tag}:minute:START:recent:MEMBER   zset   such events by event time, the newest 50, where the minute is crowded
     {group/topic}:partitions           set    the Kafka partitions that are written; renewed hourly
 
@@ -76,14 +76,14 @@ class PartitionKeys:
         """Exists within a reader's script only."""
         return f"{self.tag}:scratch"
 
-    def users(self, start_s: int) -> str:
-        return f"{self.totals('minute', start_s)}:users"
+    def users(self, start_s: int, shard: str) -> str:
+        return f"{self.totals('minute', start_s)}:users/{shard}"
 
     def crowded_users(self, kind: str, start_s: int, member: str) -> str:
         return f"{self.totals(kind, start_s)}:users:{member}"
 
-    def recent(self, start_s: int) -> str:
-        return f"{self.totals('minute', start_s)}:recent"
+    def recent(self, start_s: int, shard: str) -> str:
+        return f"{self.totals('minute', start_s)}:recent/{shard}"
 
     def crowded_recent(self, start_s: int, member: str) -> str:
         return f"{self.totals('minute', start_s)}:recent:{member}"

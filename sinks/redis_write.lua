@@ -5,7 +5,7 @@
 --       n, then n arguments of HSET contents
 --       n, then n arguments of HSET position
 --       then repeated: command, number of the key, TTL in seconds, highest ranks to keep (0: all), n, n arguments;
---       `append` puts values behind what the fields of a hash hold, its arguments are those of HSET;
+--       `append` puts each value behind what its key holds: that key and those after it; a new one gets the TTL;
 --       `rows` is HSET of names and rows of 72 bytes, joined: the names' sizes (two bytes each), names, rows
 -- Answers {outcome, next}: written, landed (already there), lost (Redis forgot writes), fenced, gap.
 
@@ -30,21 +30,15 @@ local function write(command, key)  -- unpack has a limit: 4000 arguments at a t
   i = last + 1
 end
 
-local function append(key)
-  local first, last = i + 1, i + tonumber(ARGV[i])
-  for a = first, last, 4000 do
-    local fields = {}
-    for field = a, math.min(a + 3999, last), 2 do
-      fields[#fields + 1] = ARGV[field]
-    end
-    for place, held in ipairs(redis.call('HMGET', key, unpack(fields))) do
-      if held then
-        local value = a + 2 * place - 1
-        ARGV[value] = held .. ARGV[value]
-      end
+local function append(first, ttl)  -- of what is there nothing is read, copied, or written to an append-only file again
+  local n = tonumber(ARGV[i])
+  for place = 1, n do
+    local value = ARGV[i + place]
+    if redis.call('APPEND', KEYS[first + place - 1], value) == #value then
+      redis.call('EXPIRE', KEYS[first + place - 1], ttl)
     end
   end
-  write('HSET', key)
+  i = i + n + 1
 end
 
 local function rows(key)
@@ -73,19 +67,22 @@ if stored and from > stored then
 end
 write('HSET', KEYS[1])
 while ARGV[i] do
-  local command, key, ttl, keep = ARGV[i], KEYS[tonumber(ARGV[i + 1])], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local command, number, ttl, keep = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local key = KEYS[number]
   i = i + 4
   if command == 'append' then
-    append(key)
-  elseif command == 'rows' then
-    rows(key)
+    append(number, ttl)
   else
-    write(command, key)
+    if command == 'rows' then
+      rows(key)
+    else
+      write(command, key)
+    end
+    if keep > 0 then
+      redis.call('ZREMRANGEBYRANK', key, 0, -keep - 1)
+    end
+    redis.call('EXPIRE', key, ttl)
   end
-  if keep > 0 then
-    redis.call('ZREMRANGEBYRANK', key, 0, -keep - 1)
-  end
-  redis.call('EXPIRE', key, ttl)
 end
 -- Last: after a first write Redis no longer checks a script for being out of memory, and EXPIRE passes that check.
 redis.call('EXPIRE', KEYS[2], tonumber(ARGV[5]))

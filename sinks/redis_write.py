@@ -6,7 +6,7 @@ from itertools import chain
 from struct import pack
 from typing import Any, Protocol
 
-from sinks.redis_layout import RECENT_MAX, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
+from sinks.redis_layout import RECENT_MAX, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group
 from sources.positions import PartitionId, Span
 
 # Updates of a partition are joined up to this many events per script, so that no call keeps Redis busy for long.
@@ -33,14 +33,14 @@ class PeriodUpdate(Protocol):
 
 
 class Addition(Protocol):
-    """Values, aligned with fields, to be put behind what is stored of each in that minute."""
+    """Values, aligned with shards of members, to be put behind what is stored of each in that minute."""
 
     @property
     def what(self) -> str: ...
     @property
     def start_s(self) -> int: ...
     @property
-    def fields(self) -> list[str]: ...
+    def shards(self) -> list[str]: ...
     @property
     def values(self) -> list[bytes]: ...
 
@@ -120,6 +120,12 @@ class Script:
             self.arguments += (name, len(self.keys), ttl_s, keep, len(arguments))
             self.arguments += arguments
 
+    def append(self, keys: Sequence[str], ttl_s: int, values: Sequence[bytes]) -> None:
+        """Each value behind what its key holds; a key expires after its first."""
+        if keys:
+            self.arguments += ("append", len(self.keys) + 1, ttl_s, 0, len(values), *values)
+            self.keys += keys
+
 
 def script(updates: Sequence[Update], contents: dict[str, bytes], layout: Group, span: Span) -> Script:
     """What the script is to write, in order: of a row that changed twice the newest stays."""
@@ -135,17 +141,13 @@ def script(updates: Sequence[Update], contents: dict[str, bytes], layout: Group,
             scores = keys.scores(period.kind, period.start_s)
             made.command("ZADD", scores, ttl_s, _flat(period.listed), SCORES_MAX)
         for added in update.added:
-            pairs = _flat(zip(added.fields, added.values, strict=True))
-            made.command("append", _added_to(keys, added), ttl_s, pairs)
+            key_of = keys.users if added.what == "users" else keys.recent
+            made.append([key_of(added.start_s, shard) for shard in added.shards], ttl_s, added.values)
         for kind, start_s, member, users in update.crowded_users:
             made.command("PFADD", keys.crowded_users(kind, start_s, member), ttl_s, users)
         for start_s, member, events in update.crowded_recent:
             made.command("ZADD", keys.crowded_recent(start_s, member), ttl_s, _flat(events), RECENT_MAX)
     return made
-
-
-def _added_to(keys: PartitionKeys, added: Addition) -> str:
-    return keys.users(added.start_s) if added.what == "users" else keys.recent(added.start_s)
 
 
 def _position_fields(updates: Sequence[Update], span: Span) -> dict[str, Any]:

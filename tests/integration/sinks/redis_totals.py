@@ -9,7 +9,7 @@ import redis
 
 from engagement.content_rows import tag_of
 from engagement.recent import decoded
-from engagement.shared_fields import USER_RECORD, events_of
+from engagement.shards import USER_RECORD, events_of
 from engagement.totals import PartialTotals, partial_totals
 from engagement.totals_state import stored_periods
 from engagement.totals_step import TotalsStep
@@ -70,15 +70,14 @@ def everything(url: str, group: str) -> dict[str, Any]:
     for key in client.scan_iter(match=f"{{{group}/*"):
         name, kind = key.decode(), client.type(key)
         stem, _, what = name.rpartition(":")
-        if what == "users":
-            for value in client.hgetall(key).values():
-                for tag, _ in set(np.frombuffer(value, USER_RECORD).tolist()):
-                    found[f"{name}:{contents[tag]}"] = found.get(f"{name}:{contents[tag]}", 0) + 1
-        elif what == "recent":
-            for value in client.hgetall(key).values():
-                for tag, content_id in contents.items():
-                    if events := set(events_of(value, tag)):
-                        found.setdefault(f"{name}:{content_id}", set()).update(events)
+        if what.startswith("users/"):
+            for tag, _ in set(np.frombuffer(client.get(key), USER_RECORD).tolist()):
+                users = f"{stem}:users:{contents[tag]}"
+                found[users] = found.get(users, 0) + 1
+        elif what.startswith("recent/"):
+            for tag, content_id in contents.items():
+                if events := set(events_of(client.get(key), tag)):
+                    found.setdefault(f"{stem}:recent:{content_id}", set()).update(events)
         elif stem.endswith(":recent"):
             for entry in client.zrange(key, 0, -1):
                 found.setdefault(name, set()).update(decoded(entry))

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 import sinks.redis_client
+from engagement.content_rows import shard_of
 from engagement.totals_update import Update
 from sinks.redis import RedisSink
 from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
@@ -72,8 +73,8 @@ def test_every_key_expires_but_the_position(sink: RedisSink, redis_url: str, uni
     assert lasting == {keys.position}
     assert client.ttl(keys.contents) > 86_400
     assert client.ttl(keys.totals("minute", NOON_MS // 1000)) > 4700
-    assert client.ttl(keys.recent(NOON_MS // 1000)) > 3900
-    assert client.ttl(keys.users(NOON_MS // 1000)) > 3900
+    assert client.ttl(keys.recent(NOON_MS // 1000, shard_of(IDS[0]))) > 4700
+    assert client.ttl(keys.users(NOON_MS // 1000, shard_of(IDS[0]))) > 4700
 
 
 def test_writing_a_batch_twice_equals_writing_it_once(sink: RedisSink, redis_url: str, unique: str) -> None:

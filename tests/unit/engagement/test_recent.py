@@ -4,7 +4,7 @@ import numpy as np
 
 from engagement.content_rows import SHARD_NAMES, SHARDS, ContentRows, shard_of, tag_of
 from engagement.recent import RecentEvent, decoded, encoded
-from engagement.shared_fields import event_records, events_of, user_records, users_of
+from engagement.shards import event_records, events_of, user_records, users_of
 from tests.unit.engagement.totals_batches import IDS, NOON_MS, Record, batch
 
 RECORDS = [

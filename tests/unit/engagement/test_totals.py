@@ -292,11 +292,11 @@ def _first(scores: dict[str, int], count: int) -> list[tuple[str, int]]:
 def test_a_crowded_content_is_kept_apart_from_the_event_that_makes_it_so() -> None:
     state = fresh()
     few = state.add([partial_totals(batch([Record(0, 0, user=f"u{i}") for i in range(CROWDED)]), **OPTIONS)])
-    assert {added.what: len(added.fields) for added in few.added} == {"users": 1, "recent": 1}
+    assert {added.what: len(added.shards) for added in few.added} == {"users": 1, "recent": 1}
     assert not few.crowded_users
     assert not few.crowded_recent
     many = state.add([partial_totals(batch([Record(0, 0, user="u0"), Record(0, 0, IDS[1])], CROWDED), **OPTIONS)])
-    assert [(added.what, len(added.fields)) for added in many.added if added.fields] == [("recent", 1)]
+    assert [(added.what, len(added.shards)) for added in many.added if added.shards] == [("recent", 1)]
     number = user_number("u0").to_bytes(4, "little")
     assert many.crowded_users == [("minute", NOON_MS // 1000, IDS[0], [number])]
     ((start_s, content_id, events),) = many.crowded_recent
@@ -313,7 +313,7 @@ def test_recent_events_of_a_closed_minute_have_no_count_that_bounds_them() -> No
     state.add([partial_totals(batch([Record(later, later, IDS[1])]), **OPTIONS)])
     update = state.add([partial_totals(batch([Record(0, later)], 1), **OPTIONS)])
     assert [content_id for _, content_id, _ in update.crowded_recent] == [IDS[0]]
-    assert not any(added.fields for added in update.added)
+    assert not any(added.shards for added in update.added)
 
 
 def test_boards_and_recent_events_are_as_long_here_as_in_redis() -> None:

@@ -12,7 +12,7 @@ from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
 from engagement.events import Event
 from engagement.parse import ParsedEvents
 from engagement.recent import RecentEvent, decoded
-from engagement.shared_fields import USER_RECORD, events_of
+from engagement.shards import USER_RECORD, events_of
 from engagement.totals import TYPES, user_numbers
 from engagement.totals_update import Update
 from sources.positions import PartitionId, Span
@@ -109,7 +109,7 @@ class Store:
         self.contents |= {content_id for _, content_id, _ in update.crowded_recent}
         tags = {tag_of(content_id): content_id for content_id in self.contents}
         for added in update.added:
-            for shard, value in zip(added.fields, added.values, strict=True):
+            for shard, value in zip(added.shards, added.values, strict=True):
                 if added.what == "users":
                     for tag, user in np.frombuffer(value, USER_RECORD).tolist():
                         assert shard_of(tags[tag]) == shard

@@ -1,4 +1,4 @@
-"""What several contents keep in one stored field: records that begin with the content's tag, joined.
+"""What several contents keep in one stored string: records that begin with the content's tag, joined.
 
 A user is tag and number. An event is tag, length, and itself as engagement/recent.py has it.
 """
@@ -28,7 +28,7 @@ def user_records(tags: Tags, users: Integers) -> npt.NDArray[np.void]:
 
 
 def users_of(stored: bytes, tag: int) -> npt.NDArray[np.uint32]:
-    """The numbers of a content's users in a field, as often as they lie there."""
+    """The numbers of a content's users in a string, as often as they lie there."""
     records = np.frombuffer(stored, USER_RECORD)
     users: npt.NDArray[np.uint32] = records["user"][records["tag"] == tag]
     return users
@@ -44,7 +44,7 @@ def event_records(tags: Tags, entries: list[bytes]) -> list[bytes]:
 
 
 def events_of(stored: bytes, tag: int) -> Iterator[RecentEvent]:
-    """The events of a content in a field."""
+    """The events of a content in a string."""
     place = 0
     while place < len(stored):
         of, length = _PREFIX.unpack_from(stored, place)
