@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
+from sources.committed_positions import CommittedPositions
 from sources.kafka_topics import admin_client, describe, settings_of
 from sources.position_records import position_consumer
 
@@ -37,6 +38,7 @@ class KafkaPositions:
         self._kafka, self._topic, self._group, self._sinks = kafka, topic, group, tuple(sinks)
         self._admin = admin_client(kafka)
         self._consumer: Any = None
+        self._groups: dict[str, CommittedPositions] = {}
         self._partitions: list[int] = []
 
     def look(self) -> KafkaLook:
@@ -82,8 +84,7 @@ class KafkaPositions:
         return {place.partition: int(answer.result(PATIENCE_S).offset) for place, answer in found.items()}
 
     def _committed(self, sink: str) -> dict[int, int]:
-        group = f"{self._group}.{sink}"
-        asked = [ConsumerGroupTopicPartitions(group)]
-        answer = self._admin.list_consumer_group_offsets(asked, request_timeout=PATIENCE_S)[group]
-        found = answer.result(PATIENCE_S).topic_partitions or []
-        return {each.partition: each.offset for each in found if each.topic == self._topic and each.offset >= 0}
+        group = self._groups.get(sink)
+        if group is None:
+            group = self._groups[sink] = CommittedPositions(self._kafka, f"{self._group}.{sink}")
+        return group.of(self._topic, self._partitions, PATIENCE_S)

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from operations.steps import Step
 from operations.terminal import Problem, waiting
 from sinks.fenced_commit import PositionMetadata
 from sinks.transactions import Record, Transactions
+from sources.committed_positions import CommittedPositions
 from sources.kafka_topics import ANSWER_SECONDS, Topic, ask, describe
 from sources.position_records import Provisioned, provisioned_key, read_last
 from sources.provisioned import mismatch, provisioned
@@ -101,15 +102,16 @@ class FirstPositions:
         if sink == "redis":  # it keeps its own, and an empty one is filled from Kafka
             return None
         group = f"{self._group}.{sink}"
-        places = [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
-        found = ask(
-            f"read the positions of group {group}",
-            lambda: self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])[
-                group
-            ].result(),
-            waiting,
-        )
-        lost = sorted(place.partition for place in found.topic_partitions if place.offset < 0)
+        committed = CommittedPositions(self._kafka, group)
+        try:
+            found = ask(
+                f"read the positions of group {group}",
+                lambda: committed.of(topic.name, range(topic.partitions), ANSWER_SECONDS),
+                waiting,
+            )
+        finally:
+            committed.close()
+        lost = sorted(set(range(topic.partitions)) - found.keys())
         if not lost:
             return None
         return (

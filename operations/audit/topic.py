@@ -9,6 +9,7 @@ from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from operations.audit.problem import CouldNotLook
+from sources.committed_positions import CommittedPositions
 from sources.kafka import TUNED
 from sources.kafka_brokers import QUIET
 from sources.kafka_records import Records, offset_of, records_of
@@ -45,7 +46,7 @@ class EventsTopic:
         written = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
         deadline = time.monotonic() + SILENT_S_MAX
         while True:
-            settled = self._offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+            settled = self.committed_ends()
             behind = [partition for partition in self.partitions if settled[partition] < written[partition]]
             if not behind:
                 return settled
@@ -56,6 +57,10 @@ class EventsTopic:
                 )
             time.sleep(0.05)
 
+    def committed_ends(self) -> dict[int, int]:
+        """Partition -> the offset up to which every transaction is committed or aborted."""
+        return self._offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
     def starts(self, kafka_ms: int) -> dict[int, int]:
         """Partition -> the first offset whose Kafka timestamp is not below `kafka_ms`; its end where there is none."""
         ends = self.ends()
@@ -63,24 +68,20 @@ class EventsTopic:
         return {partition: at if at >= 0 else ends[partition] for partition, at in found.items()}
 
     def positions(self, group: str) -> dict[int, int]:
-        """Partition -> the first offset that this group's sink still needs; 0 where it has no position.
-
-        By a consumer: the admin client's question ends the process (SIGSEGV, confluent-kafka 2.16.1) while the group's
-        coordinator is loading."""
+        """Partition -> the first offset that this group's sink still needs; 0 where it has no position."""
         deadline = time.monotonic() + ANSWER_S
 
         def waiting(what: str) -> None:
             if time.monotonic() > deadline:
                 raise CouldNotLook(f"Could not look into Kafka: no answer for {ANSWER_S:.0f} s, asked to {what}")
 
-        consumer = Consumer({**QUIET, **self._kafka, "group.id": group, "enable.auto.commit": False})
+        committed = CommittedPositions(self._kafka, group)
         try:
-            asked = [Place(self.topic.name, partition) for partition in self.partitions]
             what = f"read the positions of {group}"
-            answers = ask(what, lambda: consumer.committed(asked, timeout=ANSWER_S), waiting)
+            found = ask(what, lambda: committed.of(self.topic.name, self.partitions, ANSWER_S), waiting)
         finally:
-            consumer.close()
-        return {place.partition: max(0, place.offset) for place in answers}
+            committed.close()
+        return {partition: found.get(partition, 0) for partition in self.partitions}
 
     def first_ms(self, partition: int, begin: int) -> int:
         """Kafka timestamp of the first record that the broker still has; 0 where there is none."""
