@@ -177,9 +177,8 @@ class Demo:
 
     def _observe(self) -> None:
         self._redis = connect(self.settings.redis, self.settings.redis_cluster_nodes)
-        topic, group = self.settings.kafka_topic_engagement_events, self.settings.kafka_consumer_group
-        self._positions = Positions(self.settings.kafka, topic, group, self.options.sinks, self._redis)
-        status = StatusBoard(self._redis, group)
+        self._positions = self._new_positions()
+        status = StatusBoard(self._redis, self.settings.kafka_consumer_group)
         board = rolling_board(self._redis, self.settings)
         dsn, slot = self.settings.postgres, self.settings.cdc_slot
         log = self.logs / "view.log"
@@ -189,6 +188,11 @@ class Demo:
             client = connect(self.settings.redis, self.settings.redis_cluster_nodes)
             self._watcher = Watcher(client, layout(self.settings), self.settings.kafka_topic_partitions)
             self._watcher.start()
+
+    def _new_positions(self) -> Positions:
+        """For one thread."""
+        topic, group = self.settings.kafka_topic_engagement_events, self.settings.kafka_consumer_group
+        return Positions(self.settings.kafka, topic, group, self.options.sinks, self._redis)
 
     def _others(self) -> Iterator[Callable[[], bool]]:
         """Everything else, step by step: each step yields what must be true before the next.
@@ -248,7 +252,7 @@ class Demo:
                     ready = next(others, None)
                 if self.options.kill and self._killer is None and self._moving_since is not None:
                     every_s = self.options.kill_s if terminal else self.options.kill_s or EVERY_S
-                    self._killer = Killer(self._supervisor, self._systems, self._positions, every_s)
+                    self._killer = Killer(self._supervisor, self._systems, self._new_positions(), every_s)
                 if self._killer:
                     self._killer.tick(self._left_s())
                 if time.monotonic() - painted >= (PAINT_S if live else LINE_S):
