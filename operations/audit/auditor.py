@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from engagement.enrich import ContentRow
 from engagement.parse import AHEAD_MS_MAX
-from operations.audit.bigquery import BigQueryRows, TableRows, judged
+from operations.audit.bigquery import FOREIGN, BigQueryRows, TableRows, judged
 from operations.audit.boards import Boards, Judged
 from operations.audit.comparison import (
     EXPIRED,
@@ -32,7 +33,7 @@ from operations.audit.postgres import EventsTable
 from operations.audit.problem import CouldNotLook, looking_at
 from operations.audit.report import Findings, Report, Sums
 from operations.audit.scan import FOR, Letters, Range, Scanned
-from operations.audit.spool import Spool, integer_keys, rows_of
+from operations.audit.spool import Rows, Spool, integer_keys, rows_of
 from operations.audit.topic import EventsTopic
 from operations.letters import read_letters
 from settings import Settings
@@ -111,6 +112,7 @@ class Audit:
         boards = self._boards() if "redis" in sinks else None
         with looking_at("Kafka"):
             scanned = self._scan(starts, ends, boards, folder)
+            scanned.whole = not any(begins.values()) and starts == begins
             self._search(begins, starts, rows, scanned)
             letters = self._letters(folder)
         if scanned.skipped:
@@ -118,7 +120,7 @@ class Audit:
         sums = [self._captured(table, rows, scanned, behind)]
         stale_lengths: set[str] = set()
         for sink in [each for each in sinks if each in FOR]:
-            held = self._held(sink, folder, stale_lengths)
+            held = self._held(sink, folder, scanned, stale_lengths)
             delivery = Delivery(sink, FOR[sink], positions[sink], held, placed=sink == "bigquery")
             sums.append(compare_delivery(delivery, rows, scanned, letters, self.findings, self.lacking))
         if boards is not None:
@@ -133,7 +135,9 @@ class Audit:
         captured = table.captured(self.options.wait_s)
         if captured.behind_bytes is None:
             slot = self.settings.cdc_slot
-            self.notes.append(f"PostgreSQL has no replication slot {slot}: every row is taken as captured.")
+            self.notes.append(
+                f"PostgreSQL has no replication slot {slot} that is of use: every row is taken as captured."
+            )
         elif captured.behind_bytes:
             self.notes.append(
                 f"The capture is {captured.behind_bytes:,} bytes of log behind: rows that Kafka lacks are not judged."
@@ -172,7 +176,7 @@ class Audit:
         total = sum(max(0, ends[partition] - starts[partition]) for partition in self.topic.partitions)
         read = 0
         for partition in self.topic.partitions:
-            end = max(ends[partition], boards.begin(partition) if boards else 0)
+            end = scanned.ends[partition] = max(ends[partition], boards.begin(partition) if boards else 0)
             for records in self.topic.records(partition, starts[partition], end):
                 parsed = scanned.take(records, self.options.wanted)
                 if boards:
@@ -219,7 +223,7 @@ class Audit:
         outside = sorted(set(strange) - set(inside))
         self.findings.add("kafka", "from elsewhere", [*(str(each) for each in outside), *texts])
 
-    def _held(self, sink: str, folder: Path, stale_lengths: set[str]) -> Spool | None:
+    def _held(self, sink: str, folder: Path, scanned: Scanned, stale_lengths: set[str]) -> Spool | None:
         """What a sink holds; None where nobody can look."""
         spool, wanted = Spool(folder, f"held-{sink}"), self.options.wanted
         if sink == "bigquery":
@@ -227,7 +231,8 @@ class Audit:
             with looking_at("BigQuery"):
                 source = self.options.bigquery or TableRows(BigQueryTable(**self.settings.bigquery))
                 for batch in source.rows(wanted.begin_us, wanted.end_us):
-                    spool.append(*judged(batch, self.contents, topic, stale_lengths))
+                    rows, named = judged(batch, self.contents, topic, stale_lengths)
+                    spool.append(rows[~self._came_since(rows, scanned)], named)
                     self.options.progress("BigQuery", len(spool), 0)
             return spool
         if self.options.partner_ids is None:
@@ -237,6 +242,16 @@ class Audit:
             spool.append(rows, named)
             self.options.progress("partner", len(spool), 0)
         return spool
+
+    def _came_since(self, rows: Rows, scanned: Scanned) -> npt.NDArray[np.bool_]:
+        """Which rows are of records that came to Kafka after it was read: bool [n]."""
+        end = np.array([scanned.ends.get(partition, 2**62) for partition in rows["partition"].tolist()], np.int64)
+        later: npt.NDArray[np.bool_] = ((rows["flags"] & FOREIGN) == 0) & (rows["offset"] >= end)
+        if not later.any():
+            return later
+        with looking_at("Kafka"):
+            now = self.topic.committed_ends()
+        return later & (rows["offset"] < [now.get(partition, 0) for partition in rows["partition"].tolist()])
 
     def _retained_us(self, begins: dict[int, int]) -> int:
         """Rows with an event time before this may have left the topic by age; below all times where it is whole."""

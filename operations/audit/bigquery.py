@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import pyarrow as pa
 from google.cloud import bigquery
+from google.cloud.bigquery.retry import DEFAULT_RETRY
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 
 from engagement.enrich import ContentRow, percentage_hundredths
@@ -28,6 +29,8 @@ WRONG: Final = 2  # its computed columns do not follow from its own columns
 STALE: Final = 4  # its content's row is another today
 WITHOUT_COLUMNS: Final = 8  # only its id is known
 
+# The client's own patience with a BigQuery that is away is ten minutes
+_RETRY: Final = DEFAULT_RETRY.with_timeout(30.0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -54,7 +57,7 @@ class TableRows:
         options = bigquery.QueryJobConfig(
             query_parameters=[_time("begin", begin_us), _time("end", end_us)], use_query_cache=False
         )
-        found = self._client.query(sql, job_config=options).result()
+        found = self._job(sql, options).result(retry=_RETRY)
         reader = BigQueryReadClient(credentials=self._client._credentials) if self._table.rest is None else None  # type: ignore[no-untyped-call]
         yield from found.to_arrow_iterable(bqstorage_client=reader)
 
@@ -90,7 +93,10 @@ class TableRows:
 
     def _run(self, sql: str, parameters: list[Any]) -> None:
         options = bigquery.QueryJobConfig(query_parameters=parameters)
-        self._client.query(sql, job_config=options).result(timeout=QUERY_SECONDS)
+        self._job(sql, options).result(retry=_RETRY, timeout=QUERY_SECONDS)
+
+    def _job(self, sql: str, options: bigquery.QueryJobConfig) -> Any:
+        return self._client.query(sql, job_config=options, retry=_RETRY, job_retry=None)
 
 
 def judged(

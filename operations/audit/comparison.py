@@ -146,7 +146,7 @@ class _Bucket:
             sums.delivered += len(due) + len(self.expired)
             sums.not_due += len(later)
             return
-        held = self.delivery.held.bucket(self.number)
+        held = self._judged(self.delivery.held.bucket(self.number))
         self.names |= self.delivery.held.names(self.number)
         keys = np.unique(np.concatenate([self.records["key"], self.expired["key"], held["key"]]))
         must = _count(keys, due["key"]) + _count(keys, self.expired["key"])
@@ -178,6 +178,13 @@ class _Bucket:
             own = held[(held["flags"] & FOREIGN) == 0]
             absent = absent[~np.isin(_where(absent), _where(own))]
         self._lacks(lacking.places, _first_of_each(absent, keys, must - found))
+
+    def _judged(self, held: Rows) -> Rows:
+        """Without the ids that say no time of their own and are of no event of the range."""
+        here = np.isin(held["key"], self.records["key"][self.in_range]) | np.isin(held["key"], self.expired["key"])
+        never = ~np.isin(held["key"], self.records["key"]) if self.scanned.whole else np.zeros(len(held), bool)
+        judged: Rows = held[((held["flags"] & WITHOUT_COLUMNS) == 0) | here | never]
+        return judged
 
     def _lacks(self, of_sink: dict[str, list[tuple[int, int]]], records: Rows) -> None:
         if len(records):
@@ -233,7 +240,9 @@ def compare_letters(
         known = np.isin(keys, rejected["key"])
         findings.add("dead_letters", "doubled", _placed(found[first[(counts > 1) & known]]))
         begin = np.array([starts.get(partition, 2**62) for partition in found["partition"].tolist()], np.int64)
-        strange = found[(found["offset"] >= begin) & ~np.isin(found["key"], rejected["key"])]
+        end = np.array([scanned.ends.get(partition, 0) for partition in found["partition"].tolist()], np.int64)
+        read = (found["offset"] >= begin) & (found["offset"] < end)  # letters of younger records came since
+        strange = found[read & ~np.isin(found["key"], rejected["key"])]
         findings.add("dead_letters", "unexpected", _placed(strange))
         of_rejected = found[np.isin(found["key"], rejected["key"])]
         other = of_rejected[~np.isin(pairs(of_rejected, False), pairs(rejected, False))]

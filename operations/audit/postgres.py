@@ -28,7 +28,8 @@ Columns = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """How far the capture has come. behind_bytes: of PostgreSQL's log, None where it has no slot; 0: it has all."""
+    """How far the capture has come. behind_bytes: of PostgreSQL's log, None where it has no slot, or
+    has given it up; 0: it has all."""
 
     behind_bytes: int | None
 
@@ -50,7 +51,10 @@ class EventsTable:
     def captured(self, wait_s: float) -> Captured:
         """Wait until Kafka has all that this snapshot sees, at most so many seconds."""
         deadline = time.monotonic() + wait_s
-        query = "SELECT (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint FROM pg_replication_slots WHERE slot_name = %s"
+        query = """
+            SELECT (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint FROM pg_replication_slots
+            WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'
+        """
         with psycopg.connect(self._dsn, connect_timeout=CONNECT_S, autocommit=True) as connection:
             while True:
                 confirmed = _number(connection, query, [self._slot])

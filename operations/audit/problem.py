@@ -28,6 +28,7 @@ def looking_at(service: str) -> Iterator[None]:
         psycopg.Error,
         redis.RedisError,
         requests.exceptions.RequestException,
+        TimeoutError,
         GoogleAPIError,
         google.auth.exceptions.GoogleAuthError,
         FlowStopped,

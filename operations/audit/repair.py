@@ -20,6 +20,7 @@ from operations.audit.auditor import Audit
 from operations.audit.bigquery import BigQueryRows, TableRows
 from operations.audit.fingerprints import HEADER_REPAIRS
 from operations.audit.postgres import CONNECT_S
+from operations.audit.problem import looking_at
 from operations.audit.rebuilding import rebuild
 from operations.audit.scan import only
 from operations.audit.topic import EventsTopic
@@ -44,8 +45,10 @@ class Repair:
     settings: Settings
 
     def open(self) -> None:
-        """Take over. Blocks while Kafka is away."""
+        """Take over. Raises CouldNotLook where no Kafka answers; once it has, waits for it."""
         settings = self.settings
+        with looking_at("Kafka"):  # what follows waits for ever
+            EventsTopic(settings.kafka, settings.kafka_topic_engagement_events)
         name = f"{settings.kafka_consumer_group}.audit.{settings.kafka_topic_engagement_events}"
         self._transactions = Transactions(settings.kafka, name)
         self._transactions.open()
@@ -106,7 +109,8 @@ class Repair:
         contents = Contents()
         contents.put(found.contents.values())
         for chunk in _chunks(_rows_at(found.topic, places, contents), ROWS_PER_STATEMENT):
-            table.replace(chunk, wanted.begin_us, wanted.end_us)
+            with looking_at("BigQuery"):
+                table.replace(chunk, wanted.begin_us, wanted.end_us)
             done += len({row["event_id"] for row in chunk})
         return done
 
@@ -158,7 +162,10 @@ def _batches_at(topic: EventsTopic, places: Sequence[Place]) -> Iterator[Records
 
 def _row_records(dsn: str, ids: Sequence[int]) -> list[tuple[bytes | None, bytes]]:
     """Key and JSON of these rows, in the order of their ids."""
-    with psycopg.connect(dsn, connect_timeout=CONNECT_S, options="-c timezone=UTC") as connection:
+    with (
+        looking_at("PostgreSQL"),
+        psycopg.connect(dsn, connect_timeout=CONNECT_S, options="-c timezone=UTC") as connection,
+    ):
         cursor = connection.execute("SELECT * FROM engagement_events WHERE id = ANY(%s) ORDER BY id", [list(ids)])
         result = cursor.pgresult
         assert result is not None

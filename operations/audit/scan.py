@@ -1,7 +1,7 @@
 """What the topic and the dead letters hold, as fingerprints: every record judged by `parse`, as the flows do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +50,8 @@ class Scanned:
     rejected  a row per rejected record: key of its place, its bytes
     repairs   a row per record that a repair wrote: key of its event id, place of the record it stands for
     skipped   Debezium updates and deletes, tombstones
+    ends      Kafka partition -> the offset behind what was read
+    whole     from its first record on: an id that is in none of them never was in the topic
     """
 
     records: Spool
@@ -57,6 +59,8 @@ class Scanned:
     repairs: Spool
     exported_s: float | None  # when the partner said what it holds, seconds since 1970
     skipped: int = 0
+    ends: dict[int, int] = field(default_factory=dict)
+    whole: bool = False
 
     @classmethod
     def empty(cls, folder: Path, exported_s: float | None = None) -> "Scanned":

@@ -8,6 +8,11 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from operations.audit import bigquery, topic
+from operations.audit.auditor import Audit
+from operations.audit.problem import CouldNotLook, looking_at
+from operations.audit.repair import Repair
+from sinks.bigquery_client import BigQueryTable
 from tests.conftest import shared_service
 from tests.integration.operations.audit_place import CONTENT, AuditPlace, found
 
@@ -245,3 +250,69 @@ def test_without_the_partners_ids_its_position_is_believed(sinks):
     report = sinks.audit(partner_ids=None)
     assert report.clean
     assert "--partner-ids" in report.notes[-1]
+
+
+def test_ids_of_events_outside_the_range_are_not_judged(full):
+    """An export of all ids, and a range: an id alone does not say when its event was."""
+    old = full.insert(3, event_ts=full.moment - timedelta(hours=5))
+    full.capture(old)
+    full.settle()
+    full.partner = [str(each).encode() for each in [*full.ids, *old]]
+    report = full.audit(begin=full.moment - timedelta(minutes=5), sinks=("partner",))
+    assert report.clean, report.sums
+    unread = full.moment + timedelta(hours=1)
+    assert full.audit(begin=unread, sinks=("partner",)).clean
+    full.partner.append(b"never-in-the-topic")
+    assert full.audit(begin=unread, sinks=("partner",)).clean
+    assert found(full.audit(sinks=("partner",))) == {("partner", "unexpected"): ["never-in-the-topic"]}
+
+
+def test_what_came_while_it_was_looking_is_not_judged(full, monkeypatch):
+    """Rows and letters of records that came to Kafka after the audit had read it."""
+    read_letters = Audit._letters
+
+    def meanwhile(audit, folder):
+        full.capture([*full.insert(4), *full.insert(2, device="x" * 100)])
+        full.bigquery.held.clear()
+        full.deliver(("bigquery", "dead_letters"))
+        return read_letters(audit, folder)
+
+    monkeypatch.setattr(Audit, "_letters", meanwhile)
+    report = full.audit()
+    assert report.clean, found(report)
+    assert {each.sink: each.records for each in report.sums} == {
+        "kafka": 20,
+        "bigquery": 20,
+        "partner": 20,
+        "dead_letters": 0,
+    }
+
+
+def test_a_slot_that_the_server_gave_up_hides_no_missing_row(full, monkeypatch):
+    """Nobody will ever send them by it."""
+    with psycopg.connect(full.postgres, autocommit=True) as connection:
+        connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [full.group])
+        connection.execute(
+            "CREATE SCHEMA lost CREATE VIEW pg_replication_slots AS SELECT slot_name, confirmed_flush_lsn, "
+            "'lost'::text AS wal_status FROM pg_catalog.pg_replication_slots"
+        )
+    missing = full.insert(3)
+    assert full.audit().clean
+    monkeypatch.setattr(full, "postgres", f"{full.postgres}?options=-csearch_path%3Dpublic,lost,pg_catalog")
+    assert found(full.audit()) == {("kafka", "missing"): [str(each) for each in missing]}
+
+
+def test_a_bigquery_that_is_away_is_said_soon(monkeypatch):
+    """Its client would try for ten minutes."""
+    monkeypatch.setattr(bigquery, "_RETRY", bigquery._RETRY.with_timeout(0.5))
+    table = bigquery.TableRows(BigQueryTable("project", "data", "events", "127.0.0.1:1", "127.0.0.1:1"))
+    with pytest.raises(CouldNotLook, match="Could not look into BigQuery: "), looking_at("BigQuery"):
+        list(table.rows(0, 1))
+    with pytest.raises(CouldNotLook, match="Could not look into BigQuery: "), looking_at("BigQuery"):
+        table._run("SELECT 1", [])
+
+
+def test_a_repair_does_not_wait_for_a_kafka_that_is_away(place, monkeypatch):
+    monkeypatch.setattr(topic, "ANSWER_S", 0.5)
+    with pytest.raises(CouldNotLook, match="Could not look into Kafka: "):
+        Repair(place.settings(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")).open()
