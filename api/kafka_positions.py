@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import KafkaException, TopicPartition
 
-from sources.committed_positions import CommittedPositions
-from sources.kafka_topics import admin_client, describe, settings_of
+from sources.kafka_topics import admin_client, settings_of
 from sources.position_records import position_consumer
+from sources.topic_positions import TopicPositions
 
 PATIENCE_S = 5.0
 RECORD_WAIT_S = 0.3
@@ -37,17 +36,19 @@ class KafkaPositions:
     def __init__(self, kafka: Mapping[str, str], topic: str, group: str, sinks: Iterable[str]) -> None:
         self._kafka, self._topic, self._group, self._sinks = kafka, topic, group, tuple(sinks)
         self._admin = admin_client(kafka)
+        self._positions = TopicPositions(kafka, topic, PATIENCE_S)
         self._consumer: Any = None
-        self._groups: dict[str, CommittedPositions] = {}
-        self._partitions: list[int] = []
 
     def look(self) -> KafkaLook:
         """Everything that moves. Raises KafkaAway."""
         try:
-            return KafkaLook(self._ends(), {sink: of for sink in self._sinks if (of := self._committed(sink))})
-        except (KafkaException, TimeoutError) as failure:
-            self._partitions = []
+            ends = self._positions.ends()
+            stand = {sink: self._positions.committed(f"{self._group}.{sink}") for sink in self._sinks}
+        except KafkaException as failure:
             raise KafkaAway(f"Kafka does not answer: {failure}") from failure
+        if not ends:
+            raise KafkaAway(f"Kafka has no topic {self._topic}: create it with: python -m operations.provision")
+        return KafkaLook(ends, {sink: found for sink, found in stand.items() if found})
 
     def retention_s(self) -> float | None:
         """For how long Kafka keeps a record; None: for ever. Raises KafkaAway."""
@@ -69,22 +70,3 @@ class KafkaPositions:
         if message is None or message.error() is not None:
             return None
         return float(message.timestamp()[1] / 1000)
-
-    def _ends(self) -> dict[int, int]:
-        if not self._partitions:
-            topic = describe(self._admin, self._topic)
-            if topic is None:
-                raise KafkaAway(f"Kafka has no topic {self._topic}: create it with: python -m operations.provision")
-            self._partitions = list(range(topic.partitions))
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = {TopicPartition(self._topic, partition): latest for partition in self._partitions}
-        found = self._admin.list_offsets(
-            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=PATIENCE_S
-        )
-        return {place.partition: int(answer.result(PATIENCE_S).offset) for place, answer in found.items()}
-
-    def _committed(self, sink: str) -> dict[int, int]:
-        group = self._groups.get(sink)
-        if group is None:
-            group = self._groups[sink] = CommittedPositions(self._kafka, f"{self._group}.{sink}")
-        return group.of(self._topic, self._partitions, PATIENCE_S)

@@ -4,39 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from sinks.redis_layout import Group
-
-PATIENCE_S = 5.0
+from sources.topic_positions import TopicPositions
 
 
 class Positions:
     """Reads only. sinks: the ones to be asked for; client: a Redis client; layout: of this group and topic."""
 
     def __init__(self, kafka: Mapping[str, str], topic: str, group: str, sinks: tuple[str, ...], client: Any) -> None:
-        self._admin = AdminClient({**kafka, "log_level": 0})
-        self._topic, self._group, self._sinks = topic, group, sinks
+        self._kafka = TopicPositions(kafka, topic)
+        self._group, self._sinks = group, sinks
         self._redis = client
         self._layout = Group(group, topic, 1)  # the length of windows plays no part in positions
-        self._partitions: list[int] = []
 
     def ends(self) -> dict[int, int]:
         """Kafka partition -> the offset behind its last committed record (or marker)."""
-        if not self._partitions:
-            topic = self._admin.list_topics(self._topic, timeout=PATIENCE_S).topics[self._topic]
-            self._partitions = sorted(topic.partitions)
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        wanted = {TopicPartition(self._topic, partition): latest for partition in self._partitions}
-        found = self._admin.list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=PATIENCE_S
-        )
-        return {place.partition: future.result(PATIENCE_S).offset for place, future in found.items()}
+        return self._kafka.ends()
 
     def of(self, sink: str) -> dict[int, int]:
         """Kafka partition -> first offset this sink still needs; a partition it knows nothing of is absent."""
-        return self._in_redis() if sink == "redis" else self._in_kafka(sink)
+        return self._in_redis() if sink == "redis" else self._kafka.committed(f"{self._group}.{sink}")
 
     def waiting(self) -> dict[str, int]:
         """Sink -> offsets between its position and the end; a partition without position counts whole."""
@@ -67,16 +55,6 @@ class Positions:
             if stored is not None:
                 stands[int(partition)] = int(stored)
         return stands
-
-    def _in_kafka(self, sink: str) -> dict[int, int]:
-        group = f"{self._group}.{sink}"
-        future = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], request_timeout=PATIENCE_S
-        )[group]
-        committed = future.result(PATIENCE_S).topic_partitions or []
-        return {
-            place.partition: place.offset for place in committed if place.topic == self._topic and place.offset >= 0
-        }
 
 
 def last_write(dsn: str) -> int:

@@ -12,10 +12,10 @@ from operations.steps import Step
 from operations.terminal import Problem, waiting
 from sinks.fenced_commit import PositionMetadata
 from sinks.transactions import Record, Transactions
-from sources.committed_positions import CommittedPositions
 from sources.kafka_topics import ANSWER_SECONDS, Topic, ask, describe
 from sources.position_records import Provisioned, provisioned_key, read_last
 from sources.provisioned import mismatch, provisioned
+from sources.topic_positions import TopicPositions
 
 EARLIEST, END = "earliest", "end"
 
@@ -102,15 +102,11 @@ class FirstPositions:
         if sink == "redis":  # it keeps its own, and an empty one is filled from Kafka
             return None
         group = f"{self._group}.{sink}"
-        committed = CommittedPositions(self._kafka, group)
+        positions = TopicPositions(self._kafka, topic.name, ANSWER_SECONDS)
         try:
-            found = ask(
-                f"read the positions of group {group}",
-                lambda: committed.of(topic.name, range(topic.partitions), ANSWER_SECONDS),
-                waiting,
-            )
+            found = ask(f"read the positions of group {group}", lambda: positions.committed(group), waiting)
         finally:
-            committed.close()
+            positions.close()
         lost = sorted(set(range(topic.partitions)) - found.keys())
         if not lost:
             return None

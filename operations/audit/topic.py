@@ -9,12 +9,12 @@ from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from operations.audit.problem import CouldNotLook
-from sources.committed_positions import CommittedPositions
 from sources.kafka import TUNED
 from sources.kafka_brokers import QUIET
 from sources.kafka_records import Records, offset_of, records_of
 from sources.kafka_topics import AWAY, Topic, admin_client, ask, describe
 from sources.positions import PartitionId, Span
+from sources.topic_positions import TopicPositions
 
 ANSWER_S: Final = 30.0
 SILENT_S_MAX: Final = 90.0  # a transaction that a dead process left open holds readers up for so long
@@ -75,12 +75,11 @@ class EventsTopic:
             if time.monotonic() > deadline:
                 raise CouldNotLook(f"Could not look into Kafka: no answer for {ANSWER_S:.0f} s, asked to {what}")
 
-        committed = CommittedPositions(self._kafka, group)
+        positions = TopicPositions(self._kafka, self.topic.name, ANSWER_S)
         try:
-            what = f"read the positions of {group}"
-            found = ask(what, lambda: committed.of(self.topic.name, self.partitions, ANSWER_S), waiting)
+            found = ask(f"read the positions of {group}", lambda: positions.committed(group), waiting)
         finally:
-            committed.close()
+            positions.close()
         return {partition: found.get(partition, 0) for partition in self.partitions}
 
     def first_ms(self, partition: int, begin: int) -> int:
