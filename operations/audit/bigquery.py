@@ -120,7 +120,8 @@ def judged(
             strict=True,
         )
     )
-    own = [each == topic for each in zip(column["source_topic"], column["source_epoch"], strict=True)]
+    places = zip(column["source_topic"], column["source_epoch"], strict=True)
+    own = np.array([each == topic for each in places], np.bool_)  # a batch may be empty
     flags = np.where(own & (number["kafka_offset"] >= 0), 0, FOREIGN)
     flags |= np.where(_follows(column, durations, lengths, number), 0, WRONG)
     flags |= np.where(_stale(column, lengths, contents, stale_lengths), STALE, 0)
