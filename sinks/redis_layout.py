@@ -10,6 +10,7 @@ Every key of a Kafka partition carries the hash tag {group/topic/partition}: one
     {tag}:minute:START:users/SHARD     string who was there, of the members of a shard, joined (engagement/shards.py)
     {tag}:minute:START:users:MEMBER    HyperLogLog of user numbers, where the minute is crowded; of window<LENGTH> those
                                               late for their minute. Users of a member: what is in either
+    {tag}:minute:START:everybody       HyperLogLog of the users of all members; window<LENGTH> as above
     {tag}:minute:START:recent/SHARD    string their events in that minute, joined
     {tag}:minute:START:recent:MEMBER   zset   such events by event time, the newest 50, where the minute is crowded
     {group/topic}:partitions           set    the Kafka partitions that are written; renewed hourly
@@ -81,6 +82,9 @@ class PartitionKeys:
 
     def crowded_users(self, kind: str, start_s: int, member: str) -> str:
         return f"{self.totals(kind, start_s)}:users:{member}"
+
+    def everybody(self, kind: str, start_s: int) -> str:
+        return f"{self.totals(kind, start_s)}:everybody"
 
     def recent(self, start_s: int, shard: str) -> str:
         return f"{self.totals('minute', start_s)}:recent/{shard}"

@@ -173,6 +173,26 @@ def test_stats_hold_the_fields_and_the_numbers_of_both_boards(service: Service) 
     assert [60 - place for place, events in enumerate(stats["minutes"]) if events] == [13, 4, 3]
 
 
+def test_people_of_a_board_are_counted_once_whatever_they_look_at(service: Service) -> None:
+    assert service.reader.people("rolling", service.now_us) == 0
+    service.write(
+        0,
+        [
+            Record(3 * MINUTE, 3 * MINUTE, IDS[0], user="gone"),
+            Record(8 * MINUTE, 8 * MINUTE, IDS[0], user="ann"),
+            Record(12 * MINUTE, 12 * MINUTE, IDS[0], user="bob"),
+            Record(12 * MINUTE, 12 * MINUTE, IDS[1], user="bob"),
+            Record(12 * MINUTE, 12 * MINUTE, IDS[1], user=None),
+            Record(24 * MINUTE, 24 * MINUTE, IDS[1], user="early"),
+            Record(13 * MINUTE, 24 * MINUTE, IDS[1], user="late for the minute"),
+        ],
+        IDS,
+    )
+    service.write(1, [Record(12 * MINUTE, 12 * MINUTE, "c1", user=user) for user in ("bob", "cid")], [])
+    assert service.reader.people("rolling", service.now_us) == 3
+    assert service.reader.people("tumbling", service.now_us) == 3
+
+
 def test_recent_events_are_newest_first_without_users(service: Service) -> None:
     records = [Record(14 * MINUTE + i % 3, 14 * MINUTE + 10, IDS[0], "pause", 1_500, "ann") for i in range(60)]
     records.append(Record(-50 * MINUTE, 14 * MINUTE + 10, IDS[0], "play"))

@@ -78,6 +78,7 @@ def readable(store: Store) -> Store:
     store.rows = {key: row for key, row in store.rows.items() if kept(key[0], key[1])}
     store.buckets = {key: counts for key, counts in store.buckets.items() if kept(*key)}
     store.users = {key: users for key, users in store.users.items() if kept(key[0], key[1])}
+    store.everybody = {key: users for key, users in store.everybody.items() if kept(*key)}
     since_us = (store.newest_ms - 3_600_000) * 1000
     store.recent = {
         content: fresh
@@ -101,6 +102,9 @@ def test_totals_of_any_batching_equal_those_counted_one_by_one(
     readable(store)
     assert store.rows == whole.rows
     assert store.users == whole.users
+    for kind, start_s, _ in store.users:
+        of_contents = [users for key, users in store.users.items() if key[:2] == (kind, start_s)]
+        assert store.everybody[kind, start_s] == set().union(*of_contents)
     assert store.counters["late"] == sum(counted.late.values())
     assert store.counters["events"] == counted.events
     for (kind, start_s), (events, late) in store.buckets.items():

@@ -91,6 +91,7 @@ class Store:
     buckets: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     listed: dict[tuple[str, int, str], int] = field(default_factory=dict)
     users: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)  # numbers, see `user_number`
+    everybody: dict[tuple[str, int], set[int]] = field(default_factory=dict)  # of all contents, likewise
     recent: dict[str, dict[tuple[int, int], RecentEvent]] = field(default_factory=dict)  # by event_ts_us and offset
     contents: set[str] = field(default_factory=set, compare=False)  # all that were ever named
 
@@ -120,6 +121,9 @@ class Store:
         for kind, start_s, content_id, found in update.crowded_users:
             crowded = self.users.setdefault((kind, start_s, content_id), set())
             crowded.update(int.from_bytes(number, "little") for number in found)
+        for kind, start_s, found in update.everybody:
+            everybody = self.everybody.setdefault((kind, start_s), set())
+            everybody.update(int.from_bytes(number, "little") for number in found)
         for _, content_id, timed in update.crowded_recent:
             events = [event for _, entry in timed for event in decoded(entry)]
             assert [event.event_ts_us for event in events] == [event_ts_us for event_ts_us, _ in timed]
