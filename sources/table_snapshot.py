@@ -80,6 +80,8 @@ def rows_beyond(session: Session, captured: CapturedTable, highest: int | None) 
     """Which rows may never have been sent, where `highest` is the highest id that was."""
     count, first, last = rows_between(session, captured, None if highest is None else highest + 1)
     table = ".".join(captured.table)
+    if not count and highest is None:
+        return f"{table} has no rows."
     if not count:
         return f"No row of {table} has an id beyond {highest}, the highest that was sent."
     beyond = "" if highest is None else f", beyond {highest}, the highest that was sent"

@@ -1,18 +1,22 @@
 """The committed records of the topic, partition by partition, as batches that `parse` takes."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from operations.audit.problem import CouldNotLook
+from sinks.capture_topic import StoredPosition
+from sources.change_position import decoded
 from sources.kafka import TUNED
 from sources.kafka_brokers import QUIET
 from sources.kafka_records import Records, offset_of, records_of
 from sources.kafka_topics import AWAY, Topic, admin_client, ask, describe
+from sources.position_records import capture_key, read_last
 from sources.positions import PartitionId, Span
 from sources.topic_positions import TopicPositions
 
@@ -69,18 +73,22 @@ class EventsTopic:
 
     def positions(self, group: str) -> dict[int, int]:
         """Partition -> the first offset that this group's sink still needs; 0 where it has no position."""
-        deadline = time.monotonic() + ANSWER_S
-
-        def waiting(what: str) -> None:
-            if time.monotonic() > deadline:
-                raise CouldNotLook(f"Could not look into Kafka: no answer for {ANSWER_S:.0f} s, asked to {what}")
-
         positions = TopicPositions(self._kafka, self.topic.name, ANSWER_S)
         try:
-            found = ask(f"read the positions of {group}", lambda: positions.committed(group), waiting)
+            found = ask(f"read the positions of {group}", lambda: positions.committed(group), _patience())
         finally:
             positions.close()
         return {partition: found.get(partition, 0) for partition in self.partitions}
+
+    def capture_phase(self, positions_topic: str, slot: str) -> str:
+        """What the capture through this slot is about, as `sources.change_position` names it; "" where nobody knows."""
+        if describe(self.admin, positions_topic) is None:
+            return ""
+        record = read_last(self._kafka, positions_topic, _patience()).get(capture_key(slot))
+        if record is None:
+            return ""
+        stored = msgspec.json.decode(record, type=StoredPosition)
+        return decoded(bytes(stored.position)).phase if stored.topic_id == self.topic.topic_id else ""
 
     def first_ms(self, partition: int, begin: int) -> int:
         """Kafka timestamp of the first record that the broker still has; 0 where there is none."""
@@ -132,6 +140,17 @@ class EventsTopic:
             "isolation.level": "read_committed",
         }
         return Consumer(properties)
+
+
+def _patience() -> Callable[[str], None]:
+    """Called while Kafka does not answer: raises CouldNotLook in the end."""
+    deadline = time.monotonic() + ANSWER_S
+
+    def waiting(what: str) -> None:
+        if time.monotonic() > deadline:
+            raise CouldNotLook(f"Could not look into Kafka: no answer for {ANSWER_S:.0f} s, asked to {what}")
+
+    return waiting
 
 
 def _described(admin: AdminClient, name: str) -> Topic:

@@ -7,12 +7,14 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from confluent_kafka import Producer
 
 from operations.audit import bigquery, topic
 from operations.audit.auditor import Audit
 from operations.audit.problem import CouldNotLook, looking_at
 from operations.audit.repair import Repair
 from sinks.bigquery_client import BigQueryTable
+from sources.position_records import capture_key
 from tests.conftest import shared_service
 from tests.integration.operations.audit_place import CONTENT, AuditPlace, found
 
@@ -300,6 +302,24 @@ def test_a_slot_that_the_server_gave_up_hides_no_missing_row(full, monkeypatch):
     assert full.audit().clean
     monkeypatch.setattr(full, "postgres", f"{full.postgres}?options=-csearch_path%3Dpublic,lost,pg_catalog")
     assert found(full.audit()) == {("kafka", "missing"): [str(each) for each in missing]}
+
+
+@pytest.mark.parametrize("phase", ["creating", "snapshot"])
+def test_rows_of_the_captures_snapshot_are_not_yet_due(full, phase):
+    """They come behind the slot, which has nothing more to send; a repair would send them twice."""
+    full.insert(3)
+    with psycopg.connect(full.postgres, autocommit=True) as connection:
+        connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [full.group])
+    assert found(full.audit()) == {("kafka", "missing"): ["21", "22", "23"]}
+    position = {"system": "1", "timeline": 1, "database": "d", "phase": phase}
+    stored = {"topic": full.topic, "topic_id": full.kafka.topic_id(full.topic), "position": position}
+    producer = Producer(full.kafka.properties)
+    producer.produce(full.positions, json.dumps(stored), capture_key(full.group))
+    assert producer.flush(10) == 0
+    report = full.audit()
+    assert report.clean, found(report)
+    assert report.sums[0].not_due == 3
+    assert full.repair() == []
 
 
 def test_a_bigquery_that_is_away_is_said_soon(monkeypatch):

@@ -262,6 +262,7 @@ def test_a_missing_publication_or_table_names_provision(dsn: str, unique: str, l
 
 def test_a_slot_without_a_position_is_not_taken(dsn: str, unique: str, ledger: MemoryLedger) -> None:
     execute(dsn, f"SELECT pg_create_logical_replication_slot('{unique}', 'pgoutput')")
+    assert "public.engagement_events has no rows." in refused(dsn, unique, ledger)
     insert(dsn, 3)
     told = refused(dsn, unique, ledger)
     assert "Kafka holds no position" in told
