@@ -18,6 +18,7 @@ REFRESH_S = 45.0  # a changed row shows within 60 s
 CONNECT_TIMEOUT_S = 5
 RETRY_WAIT_S_MAX = 5.0
 ASKED_MAX = 5_000  # keys per query
+PAGE_ROWS = 5_000  # of the whole table at a time
 
 Row = tuple[Any, ...]  # the key first
 log = structlog.get_logger()
@@ -112,8 +113,18 @@ class PostgresLookup:
         self.error = words
 
     def _load(self, connection: psycopg.Connection[Row]) -> None:
-        rows = {row[0]: row for row in connection.execute(self._select_all)}
-        changed = [row for key, row in rows.items() if self._known.get(key) != row]
+        """By a cursor of the server: a row that has not changed is let go at once, or each refresh would need the
+        memory of the whole table again."""
+        rows: dict[str, Row] = {}
+        changed = []
+        with connection.transaction(), connection.cursor(name="whole_table") as cursor:
+            cursor.itersize = PAGE_ROWS
+            for row in cursor.execute(self._select_all):
+                known = self._known.get(row[0])
+                if known != row:
+                    changed.append(row)
+                    known = row
+                rows[row[0]] = known
         gone = frozenset(self._known.keys() - rows.keys())
         self._known = rows
         self._answers.put(Answer(changed, gone, complete=True))
