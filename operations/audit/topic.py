@@ -91,9 +91,9 @@ class EventsTopic:
         return decoded(bytes(stored.position)).phase if stored.topic_id == self.topic.topic_id else ""
 
     def first_ms(self, partition: int, begin: int) -> int:
-        """Kafka timestamp of the first record that the broker still has; 0 where there is none."""
-        end = self.ends()[partition]
-        return next((int(records.timestamps_ms[0]) for records in self.records(partition, begin, end)), 0)
+        """Kafka timestamp of the first record that the broker still has; now where there is none."""
+        end, now_ms = self.ends()[partition], int(time.time() * 1000)
+        return next((int(records.timestamps_ms[0]) for records in self.records(partition, begin, end)), now_ms)
 
     def records(self, partition: int, start: int, end: int) -> Iterator[Records]:
         """All records of [start, end) in offset order."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 
 from operations.audit import bigquery, topic
 from operations.audit.auditor import Audit
@@ -302,6 +302,21 @@ def test_a_slot_that_the_server_gave_up_hides_no_missing_row(full, monkeypatch):
     assert full.audit().clean
     monkeypatch.setattr(full, "postgres", f"{full.postgres}?options=-csearch_path%3Dpublic,lost,pg_catalog")
     assert found(full.audit()) == {("kafka", "missing"): [str(each) for each in missing]}
+
+
+@pytest.mark.parametrize("partitions", [[0], [0, 1]])
+def test_rows_of_a_topic_that_retention_has_emptied_are_compared_with_the_sinks(full, partitions):
+    """No record is left that says how far retention has come: a repair would send every row again."""
+    ends = topic.EventsTopic(full.kafka.properties, full.topic).ends()
+    removed = full.kafka.admin.delete_records([TopicPartition(full.topic, each, ends[each]) for each in partitions])
+    for each in removed.values():
+        each.result(20)
+    report = full.audit()
+    assert report.clean, found(report)
+    assert full.repair() == []
+    lost = next(row for row in full.bigquery.held if row["kafka_partition"] == 0)
+    full.bigquery.held.remove(lost)
+    assert found(full.audit()) == {("bigquery", "missing"): [lost["event_id"]]}
 
 
 @pytest.mark.parametrize("phase", ["creating", "snapshot"])
