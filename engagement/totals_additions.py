@@ -48,12 +48,12 @@ class Additions:
         for minute, (rows, users) in _by_period(self.minute_users):
             if readable("minute", minute):
                 _users(update, contents, minute * MINUTE_S, rows, users, counted(minute, rows))
-                update.everybody.append(("minute", minute * MINUTE_S, _told(np.unique(users))))
+                update.everybody.append(("minute", minute * MINUTE_S, _joined(users)))
         for window, (rows, users) in _by_period(self.window_users):
             if readable("window", window):
                 start_s = window * window_minutes * MINUTE_S
                 update.crowded_users += _crowded_users("window", start_s, contents, *_distinct(rows, users))
-                update.everybody.append(("window", start_s, _told(np.unique(users))))
+                update.everybody.append(("window", start_s, _joined(users)))
         if self.entries:
             self._events(update, contents, counted)
 
@@ -115,15 +115,14 @@ def _crowded_users(
     kind: Kind, start_s: int, contents: ContentRows, rows: Ints, numbers: Ints
 ) -> Iterator[tuple[Kind, int, str, list[bytes]]]:
     runs = Runs.of(rows)
-    told = _told(numbers)
+    told = numbers.astype("<u4").view("V4").tolist()
     for row, (start, end) in zip(runs.numbers.tolist(), runs.edges(), strict=True):
         yield kind, start_s, contents.ids[row], told[start:end]
 
 
-def _told(numbers: Ints) -> list[bytes]:
-    """Four bytes each."""
-    told: list[bytes] = numbers.astype("<u4").view("V4").tolist()
-    return told
+def _joined(numbers: Ints) -> bytes:
+    """Each once, four bytes each."""
+    return np.unique(numbers).astype("<u4").tobytes()
 
 
 def _by_period(parts: list[Columns]) -> Iterator[tuple[int, tuple[Ints, Ints]]]:

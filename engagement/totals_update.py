@@ -42,7 +42,8 @@ class Update:
 
     added           for contents with few events in a minute, see shards.py
     crowded_users   (kind, start_s, content_id, user numbers): for the others, and for events late for their minute
-    everybody       (kind, start_s, user numbers): of all contents together; of a window those late for their minute
+    everybody       (kind, start_s, user numbers of four bytes, joined): of all contents together; of a window those
+                    late for their minute
     crowded_recent  (start_s, content_id, [(event_ts_us, event)]): for the others, and in minutes that are closed
     contents        (content_id, JSON) to show from now on
     counters        numbers of the partition so far: events, late, rejected, skipped
@@ -58,7 +59,7 @@ class Update:
     late: int  # of this update
     added: list[Addition] = field(default_factory=list)
     crowded_users: list[tuple[Kind, int, str, list[bytes]]] = field(default_factory=list)
-    everybody: list[tuple[Kind, int, list[bytes]]] = field(default_factory=list)
+    everybody: list[tuple[Kind, int, bytes]] = field(default_factory=list)
     crowded_recent: list[tuple[int, str, list[tuple[int, bytes]]]] = field(default_factory=list)
 
     def __len__(self) -> int:

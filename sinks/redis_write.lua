@@ -6,6 +6,7 @@
 --       n, then n arguments of HSET position
 --       then repeated: command, number of the key, TTL in seconds, highest ranks to keep (0: all), n, n arguments;
 --       `append` puts each value behind what its key holds: that key and those after it; a new one gets the TTL;
+--       `people` is PFADD of numbers of four bytes, joined;
 --       `rows` is HSET of names and rows of 72 bytes, joined: the names' sizes (two bytes each), names, rows
 -- Answers {outcome, next}: written, landed (already there), lost (Redis forgot writes), fenced, gap.
 
@@ -39,6 +40,19 @@ local function append(first, ttl)  -- of what is there nothing is read, copied, 
     end
   end
   i = i + n + 1
+end
+
+local function people(key)
+  local numbers, sub = ARGV[i + 1], string.sub
+  for a = 1, #numbers, 16000 do
+    local some, filled = {}, 0
+    for place = a, math.min(a + 15999, #numbers), 4 do
+      filled = filled + 1
+      some[filled] = sub(numbers, place, place + 3)
+    end
+    redis.call('PFADD', key, unpack(some, 1, filled))
+  end
+  i = i + 2
 end
 
 local function rows(key)
@@ -75,6 +89,8 @@ while ARGV[i] do
   else
     if command == 'rows' then
       rows(key)
+    elseif command == 'people' then
+      people(key)
     else
       write(command, key)
     end

@@ -57,7 +57,7 @@ class Update(Protocol):
     @property
     def crowded_users(self) -> Sequence[tuple[Any, int, str, list[bytes]]]: ...
     @property
-    def everybody(self) -> Sequence[tuple[Any, int, list[bytes]]]: ...
+    def everybody(self) -> Sequence[tuple[Any, int, bytes]]: ...
     @property
     def crowded_recent(self) -> Sequence[tuple[int, str, list[tuple[int, bytes]]]]: ...
     @property
@@ -147,8 +147,8 @@ def script(updates: Sequence[Update], contents: dict[str, bytes], layout: Group,
             made.append([key_of(added.start_s, shard) for shard in added.shards], ttl_s, added.values)
         for kind, start_s, member, users in update.crowded_users:
             made.command("PFADD", keys.crowded_users(kind, start_s, member), ttl_s, users)
-        for kind, start_s, users in update.everybody:
-            made.command("PFADD", keys.everybody(kind, start_s), ttl_s, users)
+        for kind, start_s, people in update.everybody:
+            made.command("people", keys.everybody(kind, start_s), ttl_s, [people])
         for start_s, member, events in update.crowded_recent:
             made.command("ZADD", keys.crowded_recent(start_s, member), ttl_s, _flat(events), RECENT_MAX)
     return made

@@ -50,6 +50,12 @@ def test_redis_holds_the_totals_counted_one_by_one(sink: RedisSink, redis_url: s
     for (kind, start_s, content_id), found in expected.users.items():
         users[keys.crowded_users(kind, start_s, content_id)] = len(found)
     assert {name: value for name, value in held.items() if ":users:" in name} == users
+    together: dict[str, set[int]] = {}
+    for (kind, start_s, _), found in expected.users.items():
+        together.setdefault(keys.everybody(kind, start_s), set()).update(found)
+    assert {name: value for name, value in held.items() if name.endswith(":everybody")} == {
+        name: len(found) for name, found in together.items()
+    }
     position = held[keys.position]
     assert position[b"next"] == b"120"
     assert position[b"topic_id"] == PARTITION.topic_id.encode()

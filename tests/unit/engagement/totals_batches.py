@@ -123,7 +123,7 @@ class Store:
             crowded.update(int.from_bytes(number, "little") for number in found)
         for kind, start_s, found in update.everybody:
             everybody = self.everybody.setdefault((kind, start_s), set())
-            everybody.update(int.from_bytes(number, "little") for number in found)
+            everybody.update(np.frombuffer(found, "<u4").tolist())
         for _, content_id, timed in update.crowded_recent:
             events = [event for _, entry in timed for event in decoded(entry)]
             assert [event.event_ts_us for event in events] == [event_ts_us for event_ts_us, _ in timed]
