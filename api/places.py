@@ -4,6 +4,7 @@ from collections import deque
 from typing import Any
 
 from api.queries import TotalsReader
+from api.stages import instant
 
 AGO_S = 300.0
 EVERY_S = 5.0  # a board is remembered
@@ -42,11 +43,16 @@ class Places:
         return (at, places) if places else (None, {})
 
     def of(self, content_id: str, now_us: int, comparable: bool) -> dict[str, Any]:
-        """rank and rank_before of one content; null beyond the places that are remembered."""
+        """rank and rank_before of one content, null beyond the places that are remembered; compared_with null: there is
+        nothing to compare with."""
         if abs(now_us / 1e6 - self._now[0]) > 2 * EVERY_S:
             self.remember(now_us, self._totals.places("rolling", PLACES, now_us))
-        before = self.before(now_us)[1] if comparable else {}
-        return {"rank": self._now[1].get(content_id), "rank_before": before.get(content_id)}
+        at, before = self.before(now_us) if comparable else (None, {})
+        return {
+            "rank": self._now[1].get(content_id),
+            "rank_before": before.get(content_id),
+            "compared_with": instant(at),
+        }
 
     def _from_minutes(self, now: float) -> Board:
         if self._computed is None or now - self._computed[0] >= AGO_S + EVERY_S:

@@ -22,7 +22,7 @@ function content() {
 }
 
 function page(of) {
-  const {rolling} = of, compared = rolling.rank_before !== undefined && facts.tick?.phase !== 'catching_up';
+  const {rolling} = of, compared = rolling.compared_with != null && facts.tick?.phase !== 'catching_up';
   return html`
     <div class="c-title">${title(of)}<p class="c-meta"><span class="type">${type(of.content_type)}</span><span>${of.content_length_seconds ? say(of.content_length_seconds) : 'no length'}</span></p></div>
     <dl class="c-figures">

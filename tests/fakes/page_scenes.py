@@ -353,6 +353,7 @@ def content(now: float, place: int = 3) -> dict[str, Any]:
         "rolling": {
             **{name: shown[name] for name in ("score", "events", "unique_users", "rank_before")},
             "rank": 4,
+            "compared_with": instant(now - 300),
             "mean_percentage": 61.4,
             "types": {
                 "play": round(events * 0.46),

@@ -155,6 +155,7 @@ def test_stats_hold_the_fields_and_the_numbers_of_both_boards(service: Service) 
     }
     place = {name: stats["rolling"].pop(name) for name in ("rank", "rank_before")}
     assert place == {"rank": 1, "rank_before": 1}
+    assert stats["rolling"].pop("compared_with") == boards.iso(service.now_us - 300_000_000).replace("Z", ".000Z")
     assert stats["no_pct"] == 1
     assert stats["first_minute"] == boards.iso((NOON_MS - 44 * MINUTE) * 1000)
     assert stats["tumbling"] == stats["rolling"] | {
@@ -171,6 +172,12 @@ def test_stats_hold_the_fields_and_the_numbers_of_both_boards(service: Service) 
     }
     assert len(stats["minutes"]) == 60
     assert [60 - place for place, events in enumerate(stats["minutes"]) if events] == [13, 4, 3]
+
+
+def test_a_content_of_a_fresh_start_is_compared_with_nothing(service: Service) -> None:
+    service.write(0, [Record(14 * MINUTE, 14 * MINUTE, IDS[0])], IDS)
+    rolling = service.get(f"/content/{IDS[0]}/stats")["rolling"]
+    assert (rolling["rank"], rolling["rank_before"], rolling["compared_with"]) == (1, None, None)
 
 
 def test_people_of_a_board_are_counted_once_whatever_they_look_at(service: Service) -> None:
