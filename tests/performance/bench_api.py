@@ -3,8 +3,8 @@
     python -m tests.performance.bench_api [--requests 500] [--rate 2000] [--seconds 30]
 
 PostgreSQL, capture, Kafka, one deployment for Redis and the API on this machine; rows come at a steady rate over
-100,000 contents. Most requests are for boards, some for contents as people would ask for them (Zipf), some for a window; a
-stream is open. Time runs from when a request is due, so that one slow answer shows in those behind it. Ends with 1
+100,000 contents. Most requests are for boards, some for contents as people would ask for them (Zipf), some for a
+window; a stream is open. Time runs from when a request is due, so that one slow answer shows in those behind it. Ends with 1
 where p99 is 20 ms or more, or an answer is no 200.
 """
 
