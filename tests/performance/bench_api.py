@@ -4,8 +4,8 @@
 
 PostgreSQL, capture, Kafka, one deployment for Redis and the API on this machine; rows come at a steady rate over
 100,000 contents. Most requests are for boards, some for contents as people would ask for them (Zipf), some for a
-window; a stream is open. Time runs from when a request is due, so that one slow answer shows in those behind it. Ends with 1
-where p99 is 20 ms or more, or an answer is no 200.
+window; a stream is open. Time runs from when a request is due, so that one slow answer shows in those behind it. Ends
+with 1 where p99 is 20 ms or more, or an answer is no 200.
 """
 
 import random
