@@ -42,6 +42,7 @@ from sinks.redis_client import connect
 from sinks.redis_layout import Group
 from sources.change_stream import IDLE_POSITION_EVERY_S
 from sources.kafka_topics import describe
+from sources.provisioned import PROVISION
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ALL: Final = Range(0, 9_000_000_000_000_000)
@@ -107,6 +108,8 @@ class Audit:
             group = self.settings.kafka_consumer_group
             positions = {sink: self.topic.positions(f"{group}.{sink}") for sink in sinks if sink != "redis"}
             begins, ends = self.topic.begins(), self.topic.ends()
+            for sink, known in positions.items():
+                self._refuse_unknown(sink, [each for each in ends if begins[each] < ends[each] and each not in known])
             starts = self.topic.starts(self.options.wanted.begin_us // 1000 - AHEAD_MS_MAX)
             border_us = self._retained_us(begins)
         rows = self._rows(table, folder, border_us)
@@ -130,6 +133,14 @@ class Audit:
         if "dead_letters" in sinks:
             sums.append(compare_letters(scanned, letters, positions["dead_letters"], starts, self.findings))
         return sums
+
+    def _refuse_unknown(self, sink: str, partitions: list[int]) -> None:
+        """A flow does not start there either; to take it for the beginning would hide whatever the sink lost."""
+        if partitions:
+            raise CouldNotLook(
+                f"Could not look into Kafka: sink {sink} has no position in partitions {partitions} of "
+                f"{self.topic.topic.name}, so nobody knows what it has taken. Sinks get one from: {PROVISION}"
+            )
 
     def _behind(self, table: EventsTable) -> bool:
         """Whether rows of the snapshot may still be on their way to Kafka."""

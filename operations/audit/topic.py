@@ -72,13 +72,12 @@ class EventsTopic:
         return {partition: at if at >= 0 else ends[partition] for partition, at in found.items()}
 
     def positions(self, group: str) -> dict[int, int]:
-        """Partition -> the first offset that this group's sink still needs; 0 where it has no position."""
+        """Partition -> the first offset that this group's sink still needs; absent where it has no position."""
         positions = TopicPositions(self._kafka, self.topic.name, ANSWER_S)
         try:
-            found = ask(f"read the positions of {group}", lambda: positions.committed(group), _patience())
+            return ask(f"read the positions of {group}", lambda: positions.committed(group), _patience())
         finally:
             positions.close()
-        return {partition: found.get(partition, 0) for partition in self.partitions}
 
     def capture_phase(self, positions_topic: str, slot: str) -> str:
         """What the capture through this slot is about, as `sources.change_position` names it; "" where nobody knows."""

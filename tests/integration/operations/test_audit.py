@@ -304,6 +304,15 @@ def test_a_slot_that_the_server_gave_up_hides_no_missing_row(full, monkeypatch):
     assert found(full.audit()) == {("kafka", "missing"): [str(each) for each in missing]}
 
 
+def test_a_sink_whose_position_is_lost_is_not_called_clean(place):
+    """From the beginning on nothing would be due."""
+    place.capture(place.insert(2))
+    place.deliver(("partner",))
+    with pytest.raises(CouldNotLook, match=r"sink bigquery has no position in partitions \[0, 1\] of .*provision"):
+        place.audit(sinks=("partner", "bigquery"))
+    assert place.audit(sinks=("partner",)).clean
+
+
 @pytest.mark.parametrize("partitions", [[0], [0, 1]])
 def test_rows_of_a_topic_that_retention_has_emptied_are_compared_with_the_sinks(full, partitions):
     """No record is left that says how far retention has come: a repair would send every row again."""
