@@ -150,7 +150,7 @@ class Demo:
         self.settings = Settings.from_env(env={**self.env, "SINKS": ",".join(first)})
         self._tables()
         self._provision(first)
-        self._say("capture, boards and events are starting")
+        self._say(f"capture, boards and events are starting; the page will be at {self._url()}/")
         self._supervisor.add([jobs.capture(self.env)])
         self._supervisor.add([self._flow("redis"), jobs.generator(self.env, self.options.rate, self.options.poison)])
         self._generating_since = time.monotonic()
@@ -200,8 +200,7 @@ class Demo:
         Runs on the main thread, which alone may spawn; what takes long runs in the pool meanwhile."""
         yield lambda: self._seen().moving or self._age() > FIRST_NUMBER_S
         self._moving_since = time.monotonic()
-        if (Path(ROOT) / "api" / "__main__.py").exists():
-            self._supervisor.add([jobs.api(self.env)])
+        self._supervisor.add([jobs.api(self.env)])
         if "dead_letters" in self.options.sinks:
             self._supervisor.add([self._flow("dead_letters")])
         if "partner" in self.options.sinks:
@@ -275,7 +274,7 @@ class Demo:
     def _paint(self, live: Live | None) -> None:
         failed = self._failed()
         if live:
-            footer = f"Ctrl-C ends it · {self._url()} · logs: {self.logs}"
+            footer = f"Ctrl-C ends it · the page: {self._url()}/ · logs: {self.logs}"
             footer += f" · {self._activity}" if self._activity else ""
             live.update(view.screen(self._seen(), failed, footer, self._killed()), refresh=True)
         else:
