@@ -128,6 +128,11 @@ class Audit:
             delivery = Delivery(sink, FOR[sink], positions[sink], held, placed=sink == "bigquery")
             sums.append(compare_delivery(delivery, rows, scanned, letters, self.findings, self.lacking))
         if boards is not None:
+            if boards.empty:
+                self.notes.append(
+                    f"Redis has counted nothing of Kafka partitions {boards.empty}, or has lost it: it is not due "
+                    "until their flow has started."
+                )
             sums.append(boards.settle(stale_lengths))
             self.wrong_boards = boards.differences.wrong
         if "dead_letters" in sinks:

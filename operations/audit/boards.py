@@ -300,6 +300,7 @@ class Boards:
         self._client, self._layout, self._topic_id = client, layout, topic_id
         self._judged, self._lengths = judged, lengths
         self.differences = BoardDifferences(to)
+        self.empty: list[int] = []  # Kafka partitions of which Redis holds no position
         self._partition = 0
         self._stored: StoredBoards | None = None
         self._count: PartitionCount | None = None
@@ -309,6 +310,8 @@ class Boards:
         with looking_at("Redis"):
             self._stored = StoredBoards(self._client, self._layout, partition, self._topic_id, self._judged)
         self._partition = partition
+        if self._stored.offset_next is None:
+            self.empty.append(partition)
         offset_next = self._stored.offset_next or 0
         self._count = PartitionCount(self._judged, offset_next, self._lengths)
         return offset_next

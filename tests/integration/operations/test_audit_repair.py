@@ -174,6 +174,10 @@ def test_what_redis_has_not_counted_yet_is_not_due(full):
     report = full.audit(sinks=("redis",))
     assert report.clean, found(report)
     assert [(each.sink, each.not_due) for each in report.sums] == [("kafka", 0), ("redis", 5)]
+    assert not any("Redis has counted nothing" in note for note in report.notes)
+    with redis.Redis.from_url(full.redis_url) as client:
+        client.delete(*client.keys(f"*{full.topic}/*:position"))
+    assert "Redis has counted nothing of Kafka partitions [0, 1]" in full.audit(sinks=("redis",)).notes[-1]
 
 
 def command(place, *arguments, **more):
