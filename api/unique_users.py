@@ -37,8 +37,8 @@ def unique_users(
     groups  partitions whose keys one command may name: their users are united, those of different groups added up
     """
 
-    def shared(keys: PartitionKeys, minute: int) -> list[str]:
-        return [keys.users(minute, shard) for shard in shards]
+    def shared(keys: PartitionKeys) -> list[str]:
+        return [keys.users(minute, shard) for minute in minutes for shard in shards]
 
     shards = [shard_of(content_id) for content_id in ids]
     tags = [tag_of(content_id) for content_id in ids]
@@ -46,7 +46,7 @@ def unique_users(
     answers = iter(
         pipelined(
             lambda pipeline: [
-                [pipeline.execute_command("MGET", *shared(keys, minute)) for keys in group for minute in minutes]
+                [pipeline.execute_command("MGET", *shared(keys)) for keys in group]
                 + [pipeline.execute_command("PFCOUNT", *_crowded(group, buckets, content_id)) for content_id in ids]
                 for group in groups
             ]
@@ -55,9 +55,10 @@ def unique_users(
     counts = [0] * len(ids)
     mixed: list[tuple[int, Sequence[PartitionKeys], list[bytes]]] = []
     for group in groups:
-        stored = [next(answers) for _ in group for _ in minutes]
+        held = [next(answers) for _ in group]
         for place in range(len(ids)):
-            numbers = np.unique(users_of(b"".join([held[place] or b"" for held in stored]), tags[place]))
+            strings = [string or b"" for answer in held for string in answer[place :: len(ids)]]
+            numbers = np.unique(users_of(b"".join(strings), tags[place]))
             estimated = next(answers)
             if estimated and len(numbers):
                 mixed.append((place, group, numbers.astype("<u4").view("V4").tolist()))
