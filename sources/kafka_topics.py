@@ -56,7 +56,10 @@ def say(what: str) -> None:
 
 
 def is_away(failure: BaseException) -> bool:
-    return isinstance(failure, KafkaException) and failure.args[0].code() in AWAY
+    """Whether Kafka is to be asked again. TimeoutError: an answer's future gave up at the moment its request did."""
+    if isinstance(failure, KafkaException):
+        return failure.args[0].code() in AWAY
+    return isinstance(failure, TimeoutError)
 
 
 def ask(

@@ -7,11 +7,17 @@ from sources.kafka_topics import ask
 
 
 @pytest.mark.parametrize(
-    "code", [KafkaError._TRANSPORT, KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH]
+    "failure",
+    [
+        KafkaException(KafkaError(KafkaError._TRANSPORT)),
+        KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH)),
+        KafkaException(KafkaError(KafkaError.UNKNOWN_LEADER_EPOCH)),
+        TimeoutError("the future of list_offsets"),
+    ],
 )
-def test_a_broker_that_has_just_started_is_asked_again(code: int) -> None:
-    """A crash trial found a start that ended with a traceback: its leader epoch was an older one."""
-    failures, waited = [KafkaException(KafkaError(code))], list[str]()
+def test_a_broker_that_has_just_started_is_asked_again(failure: Exception) -> None:
+    """Crash trials found starts that ended with a traceback: an older leader epoch, a future without an answer."""
+    failures, waited = [failure], list[str]()
 
     def call() -> str:
         if failures:
