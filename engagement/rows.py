@@ -102,7 +102,7 @@ def event_days(batch: EnrichedEvents) -> Integers:
 def arrow_rows(batch: EnrichedEvents, indexes: Indexes) -> pa.RecordBatch:
     """The events at these indexes in the columns of ARROW_SCHEMA; a null raw_payload is NULL."""
     at = np.asarray(indexes, np.int64)
-    whole = len(at) == len(batch)
+    whole = np.array_equal(at, np.arange(len(batch)))
     events = batch.events if whole else [batch.events[index] for index in at.tolist()]
     event_ids = batch.event_ids if whole else [batch.event_ids[index] for index in at.tolist()]
     duration_ms, percentages = batch.duration_ms[at], batch.percentages[at]

@@ -147,6 +147,8 @@ def test_indexes_choose_and_order_the_events() -> None:
     assert [event.event_id for event in enriched_events(batch, [7, 0, 3])] == ["7", "0", "3"]
     assert [json.loads(encoded)["duration_ms"] for encoded in partner_bodies(batch, [7, 0, 3])] == [7, 0, 3]
     assert arrow_rows(batch, [7, 0, 3])["event_id"].to_pylist() == ["7", "0", "3"]
+    backwards = list(range(len(batch)))[::-1]  # as many as there are, in another order
+    assert arrow_rows(batch, backwards).to_pylist() == arrow_rows(batch, range(len(batch))).to_pylist()[::-1]
     assert (partner_bodies(batch, []), arrow_rows(batch, []).num_rows) == ([], 0)
 
 
