@@ -23,6 +23,7 @@ from sinks.redis_layout import Group
 from sinks.redis_status import StatusBoard
 
 FRESH_S, STALE_S = 0.25, 0.75  # of boards, which change within a second of an event
+USERS_KEPT_S = 0.7  # with FRESH_S a second at most
 POSITIONS_IN_KAFKA = ("bigquery", "partner", "dead_letters")
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     client = connect(settings.redis, settings.redis_cluster_nodes)
     topic, group = settings.kafka_topic_engagement_events, settings.kafka_consumer_group
     layout = Group(group, topic, settings.redis_aggregation_window_minutes)
-    totals = TotalsReader(client, layout, lateness_seconds=settings.allowed_lateness_seconds)
+    totals = TotalsReader(client, layout, lateness_seconds=settings.allowed_lateness_seconds, users_kept_s=USERS_KEPT_S)
     # Without Kafka the API knows what the processes say, and no more.
     kafka = letters = None
     if settings.kafka_bootstrap_servers:

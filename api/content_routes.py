@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 
-from api.answers import Answers
+from api.answers import Answers, EncodedBoard, Longest
 from api.places import Places
 from api.queries import TotalsReader
 from engagement.events import canonical_content_id
@@ -19,13 +19,18 @@ ContentId = Annotated[str, Path(description="1 to 64 characters")]
 def content_routes(totals: TotalsReader, places: Places, now_us: Callable[[], int], answers: Answers) -> APIRouter:
     """now_us: microseconds since 1970; answers: of boards, which many ask for at once."""
     router = APIRouter()
+    longest = Longest()
 
     @router.get("/top-content")
     async def top_content(
         limit: Annotated[int, Query(ge=1, le=100)] = 10, window: Literal["rolling", "tumbling"] = "rolling"
     ) -> Response:
         """The contents with the highest score: of the last ten minutes, or of the window that contains now."""
-        return await answers.get(("top", window, limit), lambda: totals.top_content(window, limit, now_us()))
+        rows = longest.of(window, limit)
+        board = await answers.get(
+            ("top", window, rows), lambda: EncodedBoard.of(totals.top_content(window, rows, now_us()))
+        )
+        return _answer(board.first(limit))
 
     # An id may contain slashes, so its path takes all there is.
     @router.get("/content/{content_id:path}/stats")
@@ -34,14 +39,14 @@ def content_routes(totals: TotalsReader, places: Places, now_us: Callable[[], in
         content_id, now = _checked(content_id), now_us()
         found: dict[str, Any] = _found(totals.stats(content_id, now), content_id)
         found["rolling"] |= places.of(content_id, now, comparable=True)
-        return _json(found)
+        return _answer(msgspec.json.encode(found))
 
     @router.get("/content/{content_id:path}/events")
     def events(content_id: ContentId, count: Annotated[int, Query(ge=1, le=50)] = 50) -> Response:
         """The newest events of a content within the last hour, newest event_ts first."""
         content_id = _checked(content_id)
         found = _found(totals.recent_events(content_id, count, now_us()), content_id)
-        return _json({"content_id": content_id, "events": found})
+        return _answer(msgspec.json.encode({"content_id": content_id, "events": found}))
 
     @router.get("/windows/{start}")
     async def window(start: datetime, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:
@@ -50,15 +55,15 @@ def content_routes(totals: TotalsReader, places: Places, now_us: Callable[[], in
             raise HTTPException(422, "start has no zone: write for example 2025-08-10T14:30:00Z")
         start_us = round(start.timestamp() * 1_000_000)
 
-        def board() -> dict[str, Any]:
+        def board() -> bytes:
             found = totals.window(start_us, limit, now_us())
             if found is None:
                 raise HTTPException(
                     404, f"no window that starts at {start.isoformat()} is kept: they are for 60 minutes"
                 )
-            return found
+            return msgspec.json.encode(found)
 
-        return await answers.get(("window", start_us, limit), board)
+        return _answer(await answers.get(("window", start_us, limit), board))
 
     return router
 
@@ -70,8 +75,8 @@ def _checked(content_id: str) -> str:
     return canonical_content_id(content_id)
 
 
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
+def _answer(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
 
 
 def _found(answer: Any, content_id: str) -> Any:

@@ -1,13 +1,14 @@
 """What the API reads: the totals in Redis, partitions merged. `now_us` is an argument; Redis failures are raised."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from api.questions import Question, ask
 from api.recent_events import recent_events
-from api.unique_users import unique_users
+from api.unique_users import UniqueUsers, United
 from engagement import boards
 from engagement.boards import BoardSpan
 from engagement.totals import NEVER, SCORE, Ints
@@ -26,6 +27,9 @@ end
 return found
 """
 
+T = TypeVar("T")
+Bucket = tuple[str, int]  # (minute or window, start_s)
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionPosition:
@@ -41,13 +45,15 @@ class PartitionPosition:
 class TotalsReader:
     """Boards, contents and positions of one consumer group and topic.
 
-    client  of sinks.redis_client.connect; may be shared by threads
+    client        of sinks.redis_client.connect; may be shared by threads
+    users_kept_s  for how long estimated users of a content on a board serve
     """
 
-    def __init__(self, client: Any, layout: Group, *, lateness_seconds: int) -> None:
+    def __init__(self, client: Any, layout: Group, *, lateness_seconds: int, users_kept_s: float = 0.0) -> None:
         self._client = client
         self._layout = layout
         self._lateness_seconds = lateness_seconds
+        self._united = United(users_kept_s)
         self._seen: frozenset[int] = frozenset()
 
     def top_content(self, window: str, limit: int, now_us: int) -> dict[str, Any]:
@@ -88,9 +94,12 @@ class TotalsReader:
         last_s = boards.tumbling(now_us, self._layout.window_minutes).start_s
         starts = [last_s - back * length_s for back in range(count - 1, -1, -1)]
         spans = [boards.window_at(start_s, self._layout.window_minutes) for start_s in starts]
-        per_minute = self.summaries("minute", [minute for span in spans for minute in span.minutes])
-        summed = self.summaries("window", starts)
-        watermarks = [position.watermark_us for position in self.positions() if position.offset_next is not None]
+        per_minute, summed, positions = self._ask(
+            self._summaries("minute", [minute for span in spans for minute in span.minutes]),
+            self._summaries("window", starts),
+            self._positions(),
+        )
+        watermarks = _watermarks(positions)
         found = []
         for place, (span, (events, late)) in enumerate(zip(spans, summed, strict=True)):
             minutes = per_minute[place * len(span.minutes) : (place + 1) * len(span.minutes)]
@@ -117,95 +126,69 @@ class TotalsReader:
         if now_us > (span.end_s + boards.KEPT_S) * 1_000_000:
             return None
         board = self._rows(span, limit, now_us, *self._first(span, limit))
-        watermarks = [position.watermark_us for position in self.positions() if position.offset_next is not None]
-        events, late = self.summaries("window", [span.start_s])[0]
+        positions, [(events, late)], minutes = self._ask(
+            self._positions(), self._summaries("window", [span.start_s]), self._summaries("minute", span.minutes)
+        )
         return {
             **board,
-            "state": boards.window_state(span.end_s, now_us, watermarks, self._lateness_seconds),
+            "state": boards.window_state(span.end_s, now_us, _watermarks(positions), self._lateness_seconds),
             "events": events,
             "late_events": late,
-            "minutes": [events for events, _ in self.summaries("minute", span.minutes)],
+            "minutes": [events for events, _ in minutes],
         }
 
     def summaries(self, kind: str, starts_s: Sequence[int]) -> list[tuple[int, int]]:
         """Of each bucket as a whole: (its events, events too late for it)."""
-        partitions = self._partitions()
-        answers = self._pipelined(
-            lambda pipeline: [
-                pipeline.hget(keys.totals(kind, start_s), SUMMARY_FIELD) for start_s in starts_s for keys in partitions
-            ]
-        )
-        parts = [(0, 0) if value is None else SUMMARY.unpack(value) for value in answers]
-        count = len(partitions)
-        buckets = [parts[place * count : (place + 1) * count] for place in range(len(starts_s))]
-        return [(sum(events for events, _ in each), sum(late for _, late in each)) for each in buckets]
+        return self._ask_one(self._summaries(kind, starts_s))
 
     def stats(self, content_id: str, now_us: int) -> dict[str, Any] | None:
         """One content: its fields, both boards' numbers, its events per minute of the last hour; None: unknown."""
-        content = self.contents([content_id]).get(content_id)
+        spans = (boards.rolling(now_us), boards.tumbling(now_us, self._layout.window_minutes))
+        hour = boards.last_minutes(now_us, 60)
+        buckets = list(dict.fromkeys([*(("minute", minute) for minute in hour), *spans[0].buckets, *spans[1].buckets]))
+        users = [self._users_of(span, [content_id]) for span in spans]
+        contents, rows, *_ = self._ask(
+            self._contents_of([content_id]),
+            self._fields(buckets, [content_id]),
+            *(each.stored() for each in users),
+        )
+        content = contents.get(content_id)
         if content is None:
             return None
+        self._unite(users)
+        held: dict[Bucket, list[bytes | None]] = {}
+        for place, values in enumerate(rows):
+            held.setdefault(buckets[place % len(buckets)], []).extend(values)
         answer: dict[str, Any] = dict(content)
-        for span in (boards.rolling(now_us), boards.tumbling(now_us, self._layout.window_minutes)):
-            total = self._totals(span.buckets, [content_id]).get(content_id)
-            users = self._unique_users(span, [content_id])[0]
+        for span, of_span in zip(spans, users, strict=True):
+            values = [value for bucket in span.buckets for value in held.get(bucket, ())]
+            total = boards.added([([content_id] * len(values), values)]).get(content_id)
             answer[span.window] = {
                 "start": boards.iso(span.start_s * 1_000_000),
                 "end": boards.iso(span.end_s * 1_000_000),
-                **boards.numbers(total, users),
+                **boards.numbers(total, of_span.counts[0]),
                 "types": boards.types(total),
             }
             if span.window == "rolling":
                 answer["no_pct"] = boards.without_percentage(total)
-        minutes = boards.last_minutes(now_us, 60)
-        answer["first_minute"] = boards.iso(minutes[0] * 1_000_000)
-        answer["minutes"] = self._minute_events(minutes, [content_id])[0]
+        answer["first_minute"] = boards.iso(hour[0] * 1_000_000)
+        answer["minutes"] = [sum(map(boards.events_of, held.get(("minute", minute), ()))) for minute in hour]
         return answer
 
     def recent_events(self, content_id: str, count: int, now_us: int) -> list[dict[str, Any]] | None:
         """The newest events of the last hour, by event_ts, then offset, descending; None: unknown content."""
-        if content_id not in self.contents([content_id]):
-            return None
-        return recent_events(self._pipelined, self._partitions(), content_id, count, now_us)
+        contents, events = self._ask(
+            self._contents_of([content_id]), recent_events(self._partitions(), content_id, count, now_us)
+        )
+        return events if content_id in contents else None
 
     def contents(self, content_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The fields of those of these contents that are known."""
-        if not content_ids:
-            return {}
-        answers = self._pipelined(
-            lambda pipeline: [pipeline.hmget(keys.contents, list(content_ids)) for keys in self._partitions()]
-        )
-        return {
-            content_id: msgspec.json.decode(value)
-            for values in answers
-            for content_id, value in zip(content_ids, values, strict=True)
-            if value is not None
-        }
+        return self._ask_one(self._contents_of(content_ids)) if content_ids else {}
 
     def positions(self) -> list[PartitionPosition]:
         """Where each Kafka partition stands."""
-        partitions = self._numbers()
-        answers = self._pipelined(
-            lambda pipeline: [pipeline.hgetall(self._layout.partition(partition).position) for partition in partitions]
-        )
-        found = []
-        for partition, stored in zip(partitions, answers, strict=True):
-            position = {name.decode(): value for name, value in stored.items()}
-            found.append(
-                PartitionPosition(
-                    partition,
-                    int(position["next"]) if "next" in position else None,
-                    int(position.get("watermark_us", NEVER)),
-                    int(position.get("newest_ms", -1)),
-                    {name: int(position.get(f"total_{name}", 0)) for name in COUNTERS},
-                )
-            )
-        return found
-
-    def newest_event_us(self) -> int | None:
-        """Largest min(event_ts, Kafka timestamp) counted so far."""
-        watermark = max((position.watermark_us for position in self.positions()), default=NEVER)
-        return None if watermark == NEVER else watermark
+        return self._ask_one(self._positions())
 
     def _span(self, window: str, now_us: int) -> BoardSpan:
         return boards.rolling(now_us) if window == "rolling" else boards.tumbling(now_us, self._layout.window_minutes)
@@ -221,9 +204,12 @@ class TotalsReader:
     ) -> dict[str, Any]:
         """The board's first rows; ids, totals, contents: as `_first` found them."""
         ids = ids[:limit]
-        users = self._unique_users(span, ids)
-        minutes = self._minute_events(span.minutes, ids)
-        newest_us = self.newest_event_us()
+        users = self._users_of(span, ids)
+        values, positions, _ = self._ask(
+            self._fields([("minute", minute) for minute in span.minutes], ids), self._positions(), users.stored()
+        )
+        self._unite([users])
+        newest_us = _newest_us(positions)
         rows = [
             {
                 "rank": rank,
@@ -232,9 +218,12 @@ class TotalsReader:
                 "content_type": contents[content_id]["content_type"],
                 "content_length_seconds": contents[content_id]["content_length_seconds"],
                 **boards.numbers(totals[content_id], unique_users),
-                "minutes": per_minute,
+                "minutes": [
+                    sum(boards.events_of(of_ids[rank - 1]) for of_ids in values[minute :: len(span.minutes)])
+                    for minute in range(len(span.minutes))
+                ],
             }
-            for rank, (content_id, unique_users, per_minute) in enumerate(zip(ids, users, minutes, strict=True), 1)
+            for rank, (content_id, unique_users) in enumerate(zip(ids, users.counts, strict=True), 1)
         ]
         return {
             "window": span.window,
@@ -264,13 +253,13 @@ class TotalsReader:
 
     def _candidates(self, span: BoardSpan, depth: int, places: int) -> tuple[set[str], int | None]:
         """Content ids, and what any other may have at most; None: there is no other."""
-        lists = self._pipelined(
-            lambda pipeline: [
-                pipeline.zrevrange(keys.scores(*bucket), 0, depth - 1, withscores=True)
-                for keys in self._partitions()
-                for bucket in span.buckets
-            ]
-        )
+
+        def put(pipeline: Any) -> None:
+            for keys in self._partitions():
+                for bucket in span.buckets:
+                    pipeline.zrevrange(keys.scores(*bucket), 0, depth - 1, withscores=True)
+
+        lists = self._ask_one(Question(put, list))
         entries, bound = boards.contenders(lists, depth, places)
         return {entry.decode() for entry in entries}, bound
 
@@ -286,55 +275,87 @@ class TotalsReader:
                 break
         return known[:limit], contents
 
-    def _totals(self, buckets: Sequence[tuple[str, int]], ids: list[str] | None) -> dict[str, Ints]:
+    def _totals(self, buckets: Sequence[Bucket], ids: list[str] | None) -> dict[str, Ints]:
         """Sums over buckets and partitions; ids None: of every content."""
-        if ids == []:
-            return {}
-        if ids is None:
-            names = [keys.totals(*bucket) for keys in self._partitions() for bucket in buckets]
-            everything = self._pipelined(lambda pipeline: [pipeline.hgetall(name) for name in names])
-            for rows in everything:
-                rows.pop(SUMMARY_FIELD, None)
-            return boards.added(([member.decode() for member in rows], list(rows.values())) for rows in everything)
-        return boards.added((ids, values) for values in self._fields(buckets, ids))
+        if ids is not None:
+            return boards.added((ids, values) for values in self._ask_one(self._fields(buckets, ids)))
 
-    def _minute_events(self, minutes: Sequence[int], ids: list[str]) -> list[list[int]]:
-        """Events per minute, for each id."""
-        if not ids:
-            return []
-        answers = self._fields([("minute", minute) for minute in minutes], ids)
-        per_minute = [answers[place :: len(minutes)] for place in range(len(minutes))]
-        return [
-            [sum(boards.events_of(values[place]) for values in parts) for parts in per_minute]
-            for place in range(len(ids))
-        ]
+        def put(pipeline: Any) -> None:
+            for keys in self._partitions():
+                for bucket in buckets:
+                    pipeline.hgetall(keys.totals(*bucket))
 
-    def _fields(self, buckets: Sequence[tuple[str, int]], ids: list[str]) -> list[list[bytes | None]]:
+        everything: list[dict[bytes, bytes]] = self._ask_one(Question(put, list))
+        for rows in everything:
+            rows.pop(SUMMARY_FIELD, None)
+        return boards.added(([member.decode() for member in rows], list(rows.values())) for rows in everything)
+
+    # Questions
+
+    def _fields(self, buckets: Sequence[Bucket], ids: list[str]) -> Question[list[list[bytes | None]]]:
         """Of each partition, of each bucket: the rows of these ids.
 
         Few ids of many buckets are read by one call of a partition (its keys lie in one slot): the hour of a content
         is four commands instead of 240, each of which costs the client more than Redis."""
-        groups = [[keys.totals(*bucket) for bucket in buckets] for keys in self._partitions()]
+        groups = [[keys.totals(*bucket) for bucket in buckets] for keys in self._partitions()] if ids else []
         if len(ids) > IDS_PER_SCRIPT_MAX:
-            return self._pipelined(lambda pipeline: [pipeline.hmget(name, ids) for names in groups for name in names])
-        answers = self._pipelined(
-            lambda pipeline: [pipeline.execute_command("EVAL", FIELDS, len(names), *names, *ids) for names in groups]
-        )
-        return [rows for answer in answers for rows in answer]
+            return Question(lambda pipeline: [pipeline.hmget(name, ids) for names in groups for name in names], list)
 
-    def _unique_users(self, span: BoardSpan, ids: list[str]) -> list[int]:
-        """Users per content. A content in several partitions: their union on one Redis, their sum in a cluster."""
-        if not ids:
-            return []
+        def put(pipeline: Any) -> None:
+            for names in groups:
+                pipeline.execute_command("EVAL", FIELDS, len(names), *names, *ids)
+
+        return Question(put, lambda answers: [rows for answer in answers for rows in answer])
+
+    def _contents_of(self, content_ids: Sequence[str]) -> Question[dict[str, dict[str, Any]]]:
+        def put(pipeline: Any) -> None:
+            for keys in self._partitions():
+                pipeline.hmget(keys.contents, list(content_ids))
+
+        def read(answers: list[Any]) -> dict[str, dict[str, Any]]:
+            return {
+                content_id: msgspec.json.decode(value)
+                for values in answers
+                for content_id, value in zip(content_ids, values, strict=True)
+                if value is not None
+            }
+
+        return Question(put, read)
+
+    def _summaries(self, kind: str, starts_s: Sequence[int]) -> Question[list[tuple[int, int]]]:
         partitions = self._partitions()
-        if not partitions:
-            return [0] * len(ids)
-        groups = [[keys] for keys in partitions] if self._is_cluster else [partitions]
-        return unique_users(self._pipelined, groups, span.users, ids)
 
-    @property
-    def _is_cluster(self) -> bool:
-        return hasattr(self._client, "get_nodes")
+        def put(pipeline: Any) -> None:
+            for start_s in starts_s:
+                for keys in partitions:
+                    pipeline.hget(keys.totals(kind, start_s), SUMMARY_FIELD)
+
+        def read(answers: list[Any]) -> list[tuple[int, int]]:
+            parts = [(0, 0) if value is None else SUMMARY.unpack(value) for value in answers]
+            count = len(partitions)
+            buckets = [parts[place * count : (place + 1) * count] for place in range(len(starts_s))]
+            return [(sum(events for events, _ in each), sum(late for _, late in each)) for each in buckets]
+
+        return Question(put, read)
+
+    def _positions(self) -> Question[list[PartitionPosition]]:
+        partitions = self._numbers()
+
+        def put(pipeline: Any) -> None:
+            for partition in partitions:
+                pipeline.hgetall(self._layout.partition(partition).position)
+
+        return Question(put, lambda answers: [_position(*each) for each in zip(partitions, answers, strict=True)])
+
+    def _users_of(self, span: BoardSpan, ids: list[str]) -> UniqueUsers:
+        """Users per content. A content in several partitions: their union on one Redis, their sum in a cluster."""
+        partitions = self._partitions()
+        groups = [[keys] for keys in partitions] if self._is_cluster else [partitions] if partitions else []
+        return UniqueUsers(groups, span.users, ids, self._united)
+
+    def _unite(self, users: Sequence[UniqueUsers]) -> None:
+        if mixed := [each.together() for each in users if each.mixed]:
+            self._ask(*mixed)
 
     def _partitions(self) -> list[PartitionKeys]:
         return [self._layout.partition(partition) for partition in self._numbers()]
@@ -345,11 +366,38 @@ class TotalsReader:
             self._seen = frozenset(map(int, self._client.smembers(self._layout.partitions)))
         return sorted(self._seen)
 
-    def _pipelined(self, commands: Callable[[Any], list[Any]]) -> list[Any]:
-        """The answers to the commands that `commands` puts into a pipeline."""
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.smembers(self._layout.partitions)
-        commands(pipeline)
-        answers: list[Any] = pipeline.execute()
-        self._seen |= frozenset(map(int, answers[0]))
-        return answers[1:]
+    @property
+    def _is_cluster(self) -> bool:
+        return hasattr(self._client, "get_nodes")
+
+    def _ask(self, *questions: Question[Any]) -> list[Any]:
+        """The answer to each, by one pipeline, which brings the partitions too."""
+        members = Question(lambda pipeline: pipeline.smembers(self._layout.partitions), lambda answers: answers[0])
+        found, *answers = ask(self._client, [members, *questions])
+        self._seen |= frozenset(map(int, found))
+        return answers
+
+    def _ask_one(self, question: Question[T]) -> T:
+        answer: T = self._ask(question)[0]
+        return answer
+
+
+def _position(partition: int, stored: dict[bytes, bytes]) -> PartitionPosition:
+    position = {name.decode(): value for name, value in stored.items()}
+    return PartitionPosition(
+        partition,
+        int(position["next"]) if "next" in position else None,
+        int(position.get("watermark_us", NEVER)),
+        int(position.get("newest_ms", -1)),
+        {name: int(position.get(f"total_{name}", 0)) for name in COUNTERS},
+    )
+
+
+def _watermarks(positions: Iterable[PartitionPosition]) -> list[int]:
+    return [position.watermark_us for position in positions if position.offset_next is not None]
+
+
+def _newest_us(positions: Iterable[PartitionPosition]) -> int | None:
+    """Largest min(event_ts, Kafka timestamp) counted so far."""
+    watermark = max((position.watermark_us for position in positions), default=NEVER)
+    return None if watermark == NEVER else watermark
