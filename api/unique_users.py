@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from api.questions import Question
-from engagement.content_rows import shard_of, tag_of
+from engagement.content_rows import tag_of, user_shard_of
 from engagement.shards import users_of
 from sinks.redis_layout import PartitionKeys
 
@@ -83,7 +83,7 @@ class UniqueUsers:
 
     def stored(self) -> Question[None]:
         """Numbers and HyperLogLogs, each for itself."""
-        shards = [shard_of(content_id) for content_id in self.ids]
+        shards = [user_shard_of(content_id) for content_id in self.ids]
         minutes = [start_s for kind, start_s in self.buckets if kind == "minute"]
 
         def put(pipeline: Any) -> None:

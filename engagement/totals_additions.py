@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from engagement.content_rows import SHARD_NAMES, SHARDS, ContentRows, Tags
+from engagement.content_rows import EVENT_SHARDS, SHARD_NAMES, USER_SHARDS, ContentRows, Tags
+from engagement.recent import RECENT_MAX
 from engagement.shards import event_records, user_records
 from engagement.totals import MINUTE_S, Ints
 from engagement.totals_update import Addition, Kind, Update
@@ -65,14 +66,17 @@ class Additions:
             start_s = minute * MINUTE_S
             tags = contents.tags(of[few])
             records = event_records(tags, [self.entries[i] for i in chosen[few].tolist()])
-            order, shards = _by_shard(tags)
+            order, shards = _by_shard(tags, EVENT_SHARDS)
             joined = [records[i] for i in order.tolist()]
             values = [b"".join(joined[start:end]) for start, end in shards.edges()]
             update.added.append(Addition("recent", start_s, shards.names(), values))
             crowded: dict[int, list[tuple[int, bytes]]] = {}
             for row, i in zip(of[~few].tolist(), chosen[~few].tolist(), strict=True):
                 crowded.setdefault(row, []).append((int(times[i]), self.entries[i]))
-            update.crowded_recent += [(start_s, contents.ids[row], events) for row, events in crowded.items()]
+            update.crowded_recent += [
+                (start_s, contents.ids[row], events if len(events) <= RECENT_MAX else sorted(events)[-RECENT_MAX:])
+                for row, events in crowded.items()
+            ]
 
 
 @dataclass(slots=True)
@@ -102,7 +106,7 @@ def _users(update: Update, contents: ContentRows, start_s: int, rows: Ints, user
     few = _few(events)
     owners, numbers = _distinct(rows[few], users[few])
     tags = contents.tags(owners)
-    order, shards = _by_shard(tags)
+    order, shards = _by_shard(tags, USER_SHARDS)
     records = user_records(tags[order], numbers[order])
     raw, size = records.tobytes(), records.itemsize
     values = [raw[size * start : size * end] for start, end in shards.edges()]
@@ -144,11 +148,11 @@ def _distinct(rows: Ints, users: Ints) -> tuple[Ints, Ints]:
     return pairs >> 32, pairs & 0xFFFFFFFF
 
 
-def _by_shard(tags: Tags) -> tuple[Ints, Runs]:
+def _by_shard(tags: Tags, count: int) -> tuple[Ints, Runs]:
     """The order in which the tags lie shard by shard, and the runs of the shards in it."""
-    shards = (tags % np.uint64(SHARDS)).astype(np.int64)
+    shards = (tags % np.uint64(count)).astype(np.int16)  # sorted by radix
     order = np.argsort(shards, kind="stable")
-    return order, Runs.of(shards[order])
+    return order, Runs.of(shards[order].astype(np.int64))
 
 
 def _few(events: Ints) -> npt.NDArray[np.bool_]:

@@ -1,15 +1,16 @@
-"""Redis as a destination: the totals of a Kafka partition, absolute, with the position behind them in one script.
+"""Redis as a destination: the totals of a Kafka partition, absolute, with the position behind them in one transaction.
 
 What readers see is the state after an offset: a repeated write changes nothing, a writer that was replaced is refused,
 and a Redis that has forgotten acknowledged writes is noticed at the next one. Waits without end while Redis is away.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
@@ -17,18 +18,27 @@ import metrics
 from sinks.in_flight import Background
 from sinks.redis_client import SINK, Waiting
 from sinks.redis_layout import CONTENTS_TTL_S, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
-from sinks.redis_write import Update, Write, joined, script
+from sinks.redis_write import JOINED_EVENTS_MAX, Update, Write, commands, joined
 from sinks.repetition import give_up, never
 from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
 
 REGISTER_S = 3600.0
-WRITE = resources.files("sinks").joinpath("redis_write.lua").read_text(encoding="utf-8")
+UNDER_WAY_EVENTS_MAX = 2 * JOINED_EVENTS_MAX  # of one Kafka partition
+POSITIONS = """
+local found = {}
+for place, key in ipairs(KEYS) do found[place] = redis.call('HMGET', key, 'owner', 'next') end
+return found
+"""
 CLAIM = """
 local known = redis.call('HMGET', KEYS[1], 'topic_id', 'next', 'newest_ms')
 if known[1] and known[1] ~= ARGV[2] then return {known[1], known[2], known[3]} end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'topic_id', ARGV[2])
 return {ARGV[2], known[2], known[3]}
 """
+
+
+# What the stored position says to a write; gap, lost and fenced are refused.
+Outcome = Literal["next", "landed", "gap", "lost", "fenced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,8 @@ class Loaded:
 
 
 class RedisSink(FixedPartitionedSink[Update, int]):
-    """Absolute totals, each Update exactly once: script, owner token and position are one write.
+    """Absolute totals, each Update exactly once: they and the position are one transaction, which Redis drops where
+    the position has changed since it was read, with the owner's token in it (WATCH, MULTI, EXEC).
 
     group           consumer group, part of every key
     partitions      the Kafka partitions of this process; the items' keys
@@ -77,9 +88,12 @@ class RedisSink(FixedPartitionedSink[Update, int]):
         abandon: Callable[[], object] = give_up,
     ) -> None:
         self._redis = Waiting(url, cluster_nodes, stopping, abandon)
+        self._clustered = bool(cluster_nodes)
         self._group, self._window_minutes = group, window_minutes
         self._parts = sorted(map(str, partitions))  # as the engine numbers them
         self._background = Background("redis-writes")
+        self._waiting: deque[Update] = deque()
+        self._failure: BaseException | None = None
         self._stored_periods = stored_periods
         self._registered: dict[PartitionId, float] = {}  # monotonic seconds
         self._acknowledged: dict[tuple[PartitionId, str], int | None] = {}
@@ -104,8 +118,20 @@ class RedisSink(FixedPartitionedSink[Update, int]):
     def begin(self, updates: Sequence[Update]) -> "Future[None]":
         """As `write`, beside the caller: acknowledged when the result is there. What it raises comes with the result.
 
-        Redis and this process work at the same time: 1.4 times the events per second."""
-        return self._background.begin(lambda: self.write(updates))
+        Redis and this process work at the same time: 1.4 times the events per second. All that came while a write was
+        under way goes into the next one, so writes are small in light traffic and cheap per event in heavy."""
+        self._waiting.extend(updates)
+        return self._background.begin(self._write_waiting)
+
+    def _write_waiting(self) -> None:
+        if self._failure is not None:  # it took with it what the later calls were to write
+            raise self._failure
+        updates = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            self.write(updates)
+        except BaseException as failure:
+            self._failure = failure
+            raise
 
     def layout(self, topic: str) -> Group:
         """The keys of a topic."""
@@ -151,42 +177,66 @@ class RedisSink(FixedPartitionedSink[Update, int]):
 
     def write(self, updates: Sequence[Update]) -> None:
         """Write updates, each partition's in offset order; when it returns, Redis has acknowledged them."""
-        waiting = joined(updates, self._acknowledged)
-        while waiting:
-            # Of each partition the first: one round trip for all of them.
-            now: dict[PartitionId, Write] = {}
-            later = [write for write in waiting if now.setdefault(write.span.partition, write) is not write]
-            self._write(list(now.values()))
-            for partition in now:
-                if time.monotonic() - self._registered.get(partition, 0.0) > REGISTER_S:
-                    self._register(partition)
-            waiting = later
+        for writes in self._transactions(joined(updates, self._acknowledged)):
+            outcomes = self._redis.call("write totals", partial(self._write, writes))
+            for write, (outcome, stored) in zip(writes, outcomes, strict=True):
+                self._settle(write, outcome, stored)
+                if time.monotonic() - self._registered.get(write.span.partition, 0.0) > REGISTER_S:
+                    self._register(write.span.partition)
 
-    def _write(self, writes: list[Write]) -> None:
-        calls = [self._script(write) for write in writes]
+    def _transactions(self, writes: Iterable[Write]) -> Iterator[list[Write]]:
+        """Those of several partitions together as long as they are small, so that light traffic waits for one round of
+        answers. A cluster's transaction has the keys of one partition."""
+        together: list[Write] = []
+        for write in writes:
+            fits = sum(each.events for each in together) + write.events <= JOINED_EVENTS_MAX
+            apart = write.span.partition in (each.span.partition for each in together)
+            if together and (self._clustered or apart or not fits):
+                yield together
+                together = []
+            together.append(write)
+        if together:
+            yield together
 
-        def execute(client: Any) -> list[Any]:
-            pipeline = client.pipeline(transaction=False)
-            for keys, arguments in calls:
-                pipeline.execute_command("EVAL", WRITE, len(keys), *keys, *arguments)  # a cluster's has no eval()
-            answers: list[Any] = pipeline.execute(raise_on_error=False)
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            return answers
+    def _write(self, writes: Sequence[Write], client: Any) -> list[tuple[Outcome, int]]:
+        """Of each write the outcome, and the position before it. A connection that is lost in between raises, and all
+        is asked anew: a transaction that Redis took before that has landed."""
+        layouts = [self.layout(write.span.partition.topic) for write in writes]
+        keys = [
+            layout.partition(write.span.partition.partition).position
+            for layout, write in zip(layouts, writes, strict=True)
+        ]
+        outcomes: list[tuple[Outcome, int]] = []
+        with client.pipeline(transaction=True) as pipeline:
+            pipeline.watch(*keys)
+            positions = pipeline.execute_command("EVAL", POSITIONS, len(keys), *keys)
+            pipeline.multi()
+            for write, layout, (owner, stored) in zip(writes, layouts, positions, strict=True):
+                offset = None if stored is None else int(stored)
+                outcome = self._outcome(write.span, owner, offset)
+                outcomes.append((outcome, -1 if offset is None else offset))
+                if outcome in ("next", "landed"):
+                    for command in commands(write, layout, landed=outcome == "landed"):
+                        pipeline.execute_command(*command)
+            if len(pipeline):
+                pipeline.execute()
+        return outcomes
 
-        for write, (outcome, stored) in zip(writes, self._redis.call("write totals", execute), strict=True):
-            self._settle(write, outcome.decode(), stored)
-
-    def _script(self, write: Write) -> tuple[list[str], list[Any]]:
-        span = write.span
+    def _outcome(self, span: Span, owner: bytes | None, stored: int | None) -> Outcome:
+        """What Redis says to a write of this span. A position that is absent is a first write."""
         acknowledged = self._acknowledged.get((span.partition, span.owner))
-        made = script(write.updates, write.contents, self.layout(span.partition.topic), span)
-        known = "" if acknowledged is None else acknowledged
-        head = [span.owner, span.offset_from, span.offset_next, known, CONTENTS_TTL_S]
-        return made.keys, head + made.arguments
+        if owner is None or (acknowledged is not None and (stored is None or stored < acknowledged)):
+            return "lost"
+        if owner.decode() != span.owner:
+            return "fenced"
+        if stored is not None:
+            if stored > span.offset_next or (stored == span.offset_next and span.offset_from < span.offset_next):
+                return "landed"
+            if span.offset_from > stored:
+                return "gap"
+        return "next"
 
-    def _settle(self, write: Write, outcome: str, stored: int) -> None:
+    def _settle(self, write: Write, outcome: Outcome, stored: int) -> None:
         span = write.span
         where = f"partition {span.partition.partition} of topic {span.partition.topic}"
         if outcome == "lost":
@@ -233,18 +283,23 @@ class RedisSink(FixedPartitionedSink[Update, int]):
 
 
 class RedisPart(StatefulSinkPartition[Update, int]):
-    """One Kafka partition's end of the sink: one write is under way while the next batches are parsed.
+    """One Kafka partition's end of the sink: writes are under way while the next batches are parsed.
 
-    It is settled before the next one begins and in `snapshot`, so no snapshot covers what Redis has not acknowledged.
+    They are settled in `snapshot`, so no snapshot covers what Redis has not acknowledged, and as soon as there are too
+    many, so that a slow Redis holds the flow up before its memory fills.
     """
 
     def __init__(self, sink: RedisSink) -> None:
         self._sink = sink
-        self._under_way: Future[None] | None = None
+        self._under_way: deque[tuple[Future[None], int]] = deque()
+        self._events = 0
 
     def write_batch(self, values: list[Update]) -> None:
-        self._settle()
-        self._under_way = self._sink.begin(values)
+        events = sum(map(len, values))
+        self._under_way.append((self._sink.begin(values), events))
+        self._events += events
+        while self._under_way and (self._under_way[0][0].done() or self._events > UNDER_WAY_EVENTS_MAX):
+            self._settle_first()
 
     def snapshot(self) -> int:
         self._settle()
@@ -254,9 +309,13 @@ class RedisPart(StatefulSinkPartition[Update, int]):
         self._settle()
 
     def _settle(self) -> None:
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.result()
+        while self._under_way:
+            self._settle_first()
+
+    def _settle_first(self) -> None:
+        write, events = self._under_way.popleft()
+        self._events -= events
+        write.result()
 
 
 def _refuse_eviction(client: Any) -> None:

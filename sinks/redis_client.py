@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import hiredis
 import redis
 import structlog
 from redis.backoff import NoBackoff
@@ -57,12 +58,20 @@ def connect(url: str, cluster_nodes: str | None = None) -> Any:
         "retry": Retry(NoBackoff(), 0),
     }
     if not cluster_nodes:
-        return redis.Redis.from_url(url, **options)
+        return redis.Redis.from_url(url, command_packer=Packer(), **options)
     nodes = []
     for node in cluster_nodes.split(","):
         host, _, port = node.strip().rpartition(":")
         nodes.append(ClusterNode(host, int(port)))  # type: ignore[no-untyped-call]
     return redis.RedisCluster.from_url(url, startup_nodes=nodes, **options)
+
+
+class Packer:
+    """hiredis alone: redis-py's own looks at each argument before, a third of the client's time for a large write."""
+
+    def pack(self, *arguments: Any) -> list[bytes]:
+        """One command as bytes; its name may be two words."""
+        return [hiredis.pack_command((*arguments[0].split(), *arguments[1:]))]
 
 
 class Waiting:

@@ -1,16 +1,22 @@
-"""What one call of redis_write.lua is given: the joined updates of one Kafka partition."""
+"""What one write of a Kafka partition tells Redis: the joined updates, as the commands of one transaction."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import resources
 from itertools import chain
-from struct import pack
 from typing import Any, Protocol
 
-from sinks.redis_layout import RECENT_MAX, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group
+import numpy as np
+
+from sinks.redis_layout import CONTENTS_TTL_S, RECENT_MAX, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 from sources.positions import PartitionId, Span
 
-# Updates of a partition are joined up to this many events per script, so that no call keeps Redis busy for long.
-JOINED_EVENTS_MAX = 10_000
+# Updates of a partition are joined up to this many events per write, so that none keeps Redis busy for long (50 ms).
+JOINED_EVENTS_MAX = 20_000
+# A row of a minute or window, in bytes.
+ROW = np.dtype("V72")
+NUMBER = np.dtype("V4")
+STRINGS = resources.files("sinks").joinpath("redis_strings.lua").read_text(encoding="utf-8")
 
 
 class PeriodUpdate(Protocol):
@@ -73,7 +79,7 @@ class Update(Protocol):
 
 @dataclass(slots=True)
 class Write:
-    """One script call: the joined updates of one partition, in order."""
+    """One transaction: the joined updates of one partition, in order."""
 
     span: Span
     updates: list[Update]
@@ -109,67 +115,84 @@ def joined(updates: Iterable[Update], acknowledged: dict[tuple[PartitionId, str]
 
 
 @dataclass(slots=True)
-class Script:
-    """Keys and arguments of redis_write.lua behind its first five."""
+class Commands:
+    """What a transaction writes: commands, then the strings, sizes and lifetimes for redis_strings.lua.
 
-    keys: list[str]
-    arguments: list[Any]
+    Large values go as plain commands: in a script each of 5,000 arguments is made three times over, and Redis needed
+    2.3 times the CPU. Short strings go by the script: a command each costs the client 10 us.
+    """
 
-    def command(self, name: str, key: str, ttl_s: int, arguments: Sequence[Any], keep: int = 0) -> None:
-        """One command; keep: how many members stay in the sorted set, 0 for all."""
+    plain: list[tuple[Any, ...]] = field(default_factory=list)
+    _appended: dict[str, list[bytes]] = field(default_factory=dict)
+    _kept: dict[str, int] = field(default_factory=dict)
+
+    def put(self, name: str, key: str, arguments: Sequence[Any], keep: int = 0) -> None:
+        """A command whose key then expires. keep: how many members stay in the sorted set, 0 for all."""
         if arguments:
-            self.keys.append(key)
-            self.arguments += (name, len(self.keys), ttl_s, keep, len(arguments))
-            self.arguments += arguments
+            self.plain.append((name, key, *arguments))
+            self._kept[key] = keep
 
-    def append(self, keys: Sequence[str], ttl_s: int, values: Sequence[bytes]) -> None:
+    def append(self, keys: Iterable[str], values: Iterable[bytes]) -> None:
         """Each value behind what its key holds; a key expires after its first."""
-        if keys:
-            self.arguments += ("append", len(self.keys) + 1, ttl_s, 0, len(values), *values)
-            self.keys += keys
+        for key, value in zip(keys, values, strict=True):
+            self._appended.setdefault(key, []).append(value)
+
+    def all(self, ttl_s: int) -> list[tuple[Any, ...]]:
+        """The commands in order."""
+        if not self._kept and not self._appended:
+            return self.plain
+        keys = [*self._appended, *self._kept]
+        values = [part[0] if len(part) == 1 else b"".join(part) for part in self._appended.values()]
+        return [*self.plain, ("EVAL", STRINGS, len(keys), *keys, ttl_s, len(values), *values, *self._kept.values())]
 
 
-def script(updates: Sequence[Update], contents: dict[str, bytes], layout: Group, span: Span) -> Script:
-    """What the script is to write, in order: of a row that changed twice the newest stays."""
-    keys, ttl_s = layout.partition(span.partition.partition), layout.ttl_s
-    fields = _position_fields(updates, span)
-    told = [2 * len(contents), *_flat(contents.items()), 2 * len(fields), *_flat(fields.items())]
-    made = Script([keys.position, keys.contents], told)
-    for update in updates:
-        for period in update.periods:
-            key = keys.totals(period.kind, period.start_s)
-            made.command("HSET", key, ttl_s, (SUMMARY_FIELD, SUMMARY.pack(period.events, period.late)))
-            made.command("rows", key, ttl_s, _rows(period))
-            scores = keys.scores(period.kind, period.start_s)
-            made.command("ZADD", scores, ttl_s, _flat(period.listed), SCORES_MAX)
+def commands(write: Write, layout: Group, landed: bool) -> list[tuple[Any, ...]]:
+    """What one transaction is to write: of a row that changed in several updates the newest. landed: only contents."""
+    keys = layout.partition(write.span.partition.partition)
+    made = Commands()
+    if write.contents:
+        made.plain.append(("HSET", keys.contents, *_flat(write.contents.items())))
+    if landed:
+        return made.plain
+    made.plain.append(("EXPIRE", keys.contents, CONTENTS_TTL_S))
+    made.plain.append(("HSET", keys.position, *_flat(_position_fields(write).items())))
+    _periods(made, keys, write.updates)
+    for update in write.updates:
         for added in update.added:
             key_of = keys.users if added.what == "users" else keys.recent
-            made.append([key_of(added.start_s, shard) for shard in added.shards], ttl_s, added.values)
+            made.append([key_of(added.start_s, shard) for shard in added.shards], added.values)
         for kind, start_s, member, users in update.crowded_users:
-            made.command("PFADD", keys.crowded_users(kind, start_s, member), ttl_s, users)
+            made.put("PFADD", keys.crowded_users(kind, start_s, member), users)
         for kind, start_s, people in update.everybody:
-            made.command("people", keys.everybody(kind, start_s), ttl_s, [people])
+            made.put("PFADD", keys.everybody(kind, start_s), np.frombuffer(people, NUMBER).tolist())
         for start_s, member, events in update.crowded_recent:
-            made.command("ZADD", keys.crowded_recent(start_s, member), ttl_s, _flat(events), RECENT_MAX)
-    return made
+            made.put("ZADD", keys.crowded_recent(start_s, member), _flat(events), RECENT_MAX)
+    return made.all(layout.ttl_s)
 
 
-def _position_fields(updates: Sequence[Update], span: Span) -> dict[str, Any]:
-    fields: dict[str, Any] = {"next": span.offset_next}
-    if updates:
-        last = updates[-1]
+def _periods(made: Commands, keys: PartitionKeys, updates: Sequence[Update]) -> None:
+    rows: dict[str, dict[Any, bytes]] = {}
+    listed: dict[str, dict[str, int]] = {}
+    for update in updates:
+        for period in update.periods:
+            values = rows.setdefault(keys.totals(period.kind, period.start_s), {})
+            values.update(zip(period.members, np.frombuffer(period.values, ROW).tolist(), strict=True))
+            values[SUMMARY_FIELD] = SUMMARY.pack(period.events, period.late)
+            scores = listed.setdefault(keys.scores(period.kind, period.start_s), {})
+            scores.update((member, score) for score, member in period.listed)
+    for key, values in rows.items():
+        made.put("HSET", key, _flat(values.items()))
+    for key, scores in listed.items():
+        made.put("ZADD", key, [each for member, score in scores.items() for each in (score, member)], SCORES_MAX)
+
+
+def _position_fields(write: Write) -> dict[str, Any]:
+    fields: dict[str, Any] = {"next": write.span.offset_next}
+    if write.updates:
+        last = write.updates[-1]
         fields |= {"watermark_us": last.watermark_us, "newest_ms": last.newest_ms}
         fields |= {f"total_{name}": value for name, value in last.counters.items()}
     return fields
-
-
-def _rows(period: PeriodUpdate) -> tuple[bytes, ...]:
-    """Sizes of the members' names, the names, the rows, each joined: Redis takes 5,000 names and rows out of three
-    arguments in half the time that 10,000 arguments cost it."""
-    if not period.members:
-        return ()
-    names = [member.encode() for member in period.members]
-    return pack(f"<{len(names)}H", *map(len, names)), b"".join(names), period.values
 
 
 def _flat(pairs: Iterable[tuple[Any, Any]]) -> list[Any]:

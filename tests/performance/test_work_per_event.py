@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from engagement.content_rows import SHARDS
+from engagement.content_rows import EVENT_SHARDS, USER_SHARDS
 from tests.performance.work_per_event import EVENTS
 from tests.pipeline import ROOT
 
@@ -22,12 +22,12 @@ BYTECODES_MAX = {
     "enrich": 3,
     "totals, partial": 130,
     "totals, added up": 155,
-    "Redis script": 50,
+    "Redis transaction": 50,
     "BigQuery columns": 50,
     "partner bodies": 215,
 }
-# Users and recent events are put behind at most so many strings each, however many events or contents a write has.
-REDIS_COMMANDS_MAX = (2 * SHARDS + 40) / EVENTS
+# Users and recent events are put behind at most so many strings, however many events or contents a write has.
+REDIS_COMMANDS_MAX = (2 * (USER_SHARDS + EVENT_SHARDS) + 80) / EVENTS
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def bytecodes(step: Callable[[], object]) -> int:
 def main() -> None:
     made = steps(EVENTS)
     counted = {name: round(bytecodes(step) / EVENTS, 1) for name, step in made.items()}
-    counted["Redis commands"] = round(redis_commands(made["Redis script"]()) / EVENTS, 4)
+    counted["Redis commands"] = round(redis_commands(made["Redis transaction"]()) / EVENTS, 4)
     sys.stdout.write(json.dumps(counted))
 
 

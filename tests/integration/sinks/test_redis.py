@@ -9,7 +9,7 @@ import pytest
 import redis
 
 import sinks.redis_client
-from engagement.content_rows import shard_of
+from engagement.content_rows import shard_of, user_shard_of
 from engagement.totals_update import Update
 from sinks.redis import RedisSink
 from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
@@ -80,7 +80,7 @@ def test_every_key_expires_but_the_position(sink: RedisSink, redis_url: str, uni
     assert client.ttl(keys.contents) > 86_400
     assert client.ttl(keys.totals("minute", NOON_MS // 1000)) > 4700
     assert client.ttl(keys.recent(NOON_MS // 1000, shard_of(IDS[0]))) > 4700
-    assert client.ttl(keys.users(NOON_MS // 1000, shard_of(IDS[0]))) > 4700
+    assert client.ttl(keys.users(NOON_MS // 1000, user_shard_of(IDS[0]))) > 4700
 
 
 def test_writing_a_batch_twice_equals_writing_it_once(sink: RedisSink, redis_url: str, unique: str) -> None:
@@ -189,18 +189,48 @@ def test_a_write_whose_answer_was_lost_counts_as_landed(
 ) -> None:
     process = Process(make_sink(redis_url, unique), "a")
     process.take(SOME, 0)
-    answers = []
+    commands = []
     execute = redis.client.Pipeline.execute
 
     def lose_the_first(pipeline: Any, *args: Any, **options: Any) -> Any:
-        answers.append(execute(pipeline, *args, **options))
-        if len(answers) == 1:
+        commands.append(len(pipeline))
+        answers = execute(pipeline, *args, **options)
+        if len(commands) == 1:
             raise redis.ConnectionError("the answer is lost")
-        return answers[-1]
+        return answers
 
     monkeypatch.setattr(redis.client.Pipeline, "execute", lose_the_first)
     process.take(SOME, 6)
-    assert [answer[0] for answer in answers] == [[b"written", 12], [b"landed", 12]]
+    assert len(commands) == 1
+    assert process.sink.claim(PARTITION, "b").offset_next == 12
+
+
+@pytest.mark.parametrize("meanwhile", ["claimed", "moved"])
+def test_a_position_that_changes_while_a_write_is_made_drops_the_write(
+    redis_url: str, unique: str, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """Between what the write read and its transaction another process takes over, or an operator moves the position."""
+    older = Process(make_sink(redis_url, unique), "a")
+    older.take(SOME, 0)
+    held = everything(redis_url, unique)
+    position = keys_of(unique).partition(0).position
+    client = redis.Redis.from_url(redis_url)
+    execute, changed = redis.client.Pipeline.execute, []
+
+    def execute_later(pipeline: Any, *args: Any, **options: Any) -> Any:
+        if not changed:
+            changed.append(client.hset(position, *(("owner", "b") if meanwhile == "claimed" else ("next", "20"))))
+        return execute(pipeline, *args, **options)
+
+    monkeypatch.setattr(redis.client.Pipeline, "execute", execute_later)
+    if meanwhile == "claimed":
+        with pytest.raises(Fenced, match="Another process has taken over partition 0"):
+            older.take(SOME, 6)
+        assert everything(redis_url, unique) == held
+    else:
+        older.take(SOME, 6)  # landed
+        held[position][b"next"] = b"20"
+        assert everything(redis_url, unique) == held
 
 
 def test_redis_away_is_waited_for(redis_server: Any, unique: str, wait_for: Callable[..., Any]) -> None:
@@ -236,7 +266,7 @@ def test_a_snapshot_waits_until_redis_has_acknowledged(
     assert sink.claim(PARTITION, "b").offset_next == 6
 
 
-def test_what_went_wrong_comes_with_the_next_write(redis_server: Any, unique: str) -> None:
+def test_what_went_wrong_comes_with_the_snapshot_and_every_later_write(redis_server: Any, unique: str) -> None:
     sink = make_sink(redis_server.url, unique)
     process, part = Process(sink, "a"), sink.build_part("redis", "0", None)
     part.write_batch(process.updates(SOME, 0))
@@ -244,7 +274,9 @@ def test_what_went_wrong_comes_with_the_next_write(redis_server: Any, unique: st
     sink.claim(PARTITION, "b")
     part.write_batch(process.updates(SOME, 6))
     with pytest.raises(Fenced, match="Another process has taken over partition 0"):
-        part.write_batch(process.updates(SOME, 12))
+        part.snapshot()
+    with pytest.raises(Fenced, match="Another process has taken over partition 0"):
+        sink.begin([]).result()
 
 
 def test_a_stop_while_redis_is_away_abandons(redis_server: Any, unique: str) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engagement.content_rows import SHARD_NAMES, SHARDS, ContentRows, shard_of, tag_of
+from engagement.content_rows import EVENT_SHARDS, USER_SHARDS, ContentRows, shard_of, tag_of, user_shard_of
 from engagement.recent import RecentEvent, decoded, encoded
 from engagement.shards import event_records, events_of, user_records, users_of
 from tests.unit.engagement.totals_batches import IDS, NOON_MS, Record, batch
@@ -64,7 +64,8 @@ def test_a_shared_field_tells_contents_apart() -> None:
 
 
 def test_a_content_has_its_shard_whatever_its_row() -> None:
-    assert shard_of(IDS[0]) == SHARD_NAMES[tag_of(IDS[0]) % SHARDS]
+    assert shard_of(IDS[0]) == str(tag_of(IDS[0]) % EVENT_SHARDS)
+    assert user_shard_of(IDS[0]) == str(tag_of(IDS[0]) % USER_SHARDS)
     contents = ContentRows(["a", "b", "c"])
     tags = contents.tags(np.arange(3))
     contents.rows(["d"])

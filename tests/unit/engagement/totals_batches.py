@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engagement.content_rows import shard_of, tag_of
+from engagement.content_rows import tag_of, user_shard_of
 from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
 from engagement.events import Event
 from engagement.parse import ParsedEvents
@@ -113,7 +113,7 @@ class Store:
             for shard, value in zip(added.shards, added.values, strict=True):
                 if added.what == "users":
                     for tag, user in np.frombuffer(value, USER_RECORD).tolist():
-                        assert shard_of(tags[tag]) == shard
+                        assert user_shard_of(tags[tag]) == shard
                         self.users.setdefault(("minute", added.start_s, tags[tag]), set()).add(user)
                 else:
                     for tag, content_id in tags.items():
