@@ -4,6 +4,7 @@ Only 400, 413 and 422 are about the events; every other failure is about the par
 is waited for: with backoff and jitter, without end, in words, behind a breaker that /health shows.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Patience:
 
 
 class PartnerClient:
-    """One kept-alive connection to the partner; no redirects, every timeout set.
+    """Kept-alive connections to the partner, one for each thread that posts; no redirects, every timeout set.
 
     A redirect would send token and events where nobody configured it. Raises ValueError where URL or token can never
     work.
@@ -147,36 +148,34 @@ class PartnerClient:
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+class Leaving(Exception):
+    """The flow was asked to stop while the partner gave no answer about a request."""
+
+
 class PatientPartner:
-    """Sends until there is an answer about the events.
+    """Sends until there is an answer about the events. Several threads may, each a Kafka partition's requests.
 
-    stopping, abandon   asked before each repetition: after SIGTERM `abandon()` ends the process, nothing committed
-    meanwhile           called before each repetition: renews positions, and notices there that it was fenced
-    refused_in_a_row    (partition, offset) of the events refused alone since the last acceptance; the owner adds
+    stopping          asked before each repetition: after SIGTERM Leaving is raised, and nothing more is sent
+    refused_in_a_row  (partition, offset) of the events refused alone since the last acceptance
 
-    The breaker is pybreaker's: closed, open after `failures_max` failures in a row, half-open for one try, closed by a
-    success. When the next try is due is decided here (stamina's backoff, Retry-After), not by pybreaker's reset
-    timeout: that one goes by the wall clock, and a clock set back would keep the breaker open for as long.
+    The breaker, one for all, is pybreaker's: closed, open after `failures_max` failures in a row, half-open for one
+    try, closed by a success. While it is closed requests are under way side by side and only their outcomes pass
+    through it, one after another; else one request at a time is tried. When the next try is due is decided here
+    (stamina's backoff, Retry-After), not by pybreaker's reset timeout: that one goes by the wall clock, and a clock set
+    back would keep the breaker open for as long.
     A refusal is a success to the breaker, since a partner that judges is alive; once twenty events in a row were
     refused it is a failure like any other.
     """
 
-    def __init__(
-        self,
-        client: PartnerClient,
-        patience: Patience,
-        *,
-        stopping: Callable[[], bool],
-        abandon: Callable[[], NoReturn],
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, client: PartnerClient, patience: Patience, *, stopping: Callable[[], bool]) -> None:
         self._client = client
         self._patience = patience
-        self._stopping, self._abandon, self._meanwhile = stopping, abandon, meanwhile
+        self._stopping = stopping
         self._not_before = 0.0  # monotonic seconds: the partner's Retry-After
         self.refused_in_a_row: list[tuple[int, int]] = []
         self.last_error: str | None = None
         self._last_said: str | None = None  # the same words are logged once
+        self._judging = threading.Lock()
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=patience.failures_max,
             exclude=[lambda error: isinstance(error, _Refusal) and not self.distrusted],
@@ -196,35 +195,61 @@ class PatientPartner:
         """So many refusals in a row that the next one, the twentieth, is not believed."""
         return len(self.refused_in_a_row) >= REFUSED_IN_A_ROW_MAX - 1
 
-    def deliver(self, body: bytes, idempotency_key: str, hold: Callable[[Answer], str | None]) -> Answer:
-        """Send until the partner has answered about the events.
+    def deliver(
+        self,
+        body: bytes,
+        idempotency_key: str,
+        hold: Callable[[Answer], str | None],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        """Send until the partner has answered about the events. Raises Leaving after a request to stop.
 
-        hold   words why this refusal must not stand yet (the breaker opens, the same request is repeated), or None
+        hold       words why this refusal must not stand yet (the breaker opens, the same request is repeated), or None;
+                   called by one thread at a time, it may add to `refused_in_a_row`
+        meanwhile  called before what comes late: renews the position, and notices there that it was fenced
         """
         wait = self._patience
         tries = repeated(
             Unavailable,
             self._stopping,
-            self._abandon,
+            self._leave,
             wait_initial=wait.wait_s,
             wait_max=wait.wait_s_max,
             wait_jitter=wait.jitter_s,
         )
         for attempt in tries:
             with attempt:
-                if attempt.num > 1:
-                    self._before_repetition()
-                return self._try(body, idempotency_key, hold)
+                if self._waited() or attempt.num > 1:
+                    meanwhile()
+                if not self.breaker_open:
+                    outcome = self._outcome(body, idempotency_key)
+                    with self._judging:
+                        return self._judged(outcome, idempotency_key, hold)
+                with self._judging:  # for its turn it may have waited as long as others' requests took
+                    if self._stopping():
+                        self._leave()
+                    meanwhile()
+                    return self._judged(self._outcome(body, idempotency_key), idempotency_key, hold)
         raise AssertionError("unreachable")
 
     def close(self) -> None:
         self._client.close()
 
-    def _try(self, body: bytes, idempotency_key: str, hold: Callable[[Answer], str | None]) -> Answer:
+    def _outcome(self, body: bytes, idempotency_key: str) -> Answer | Unavailable:
+        try:
+            return self._client.post(body, idempotency_key)
+        except Unavailable as failure:
+            return failure
+
+    def _judged(
+        self, outcome: Answer | Unavailable, idempotency_key: str, hold: Callable[[Answer], str | None]
+    ) -> Answer:
+        """The answer, as far as the breaker believes it. Raises Unavailable. One thread at a time."""
         if self._breaker.current_state == pybreaker.STATE_OPEN:
             self._breaker.half_open()
+        trusted = not self.distrusted
         try:
-            answer: Answer = self._breaker.call(self._post, body, idempotency_key)
+            answer: Answer = self._breaker.call(self._told, outcome)
         except _Refusal as refusal:
             if why := hold(refusal.answer):
                 if self._breaker.current_state != pybreaker.STATE_OPEN:
@@ -233,31 +258,31 @@ class PatientPartner:
                 failure = Unavailable(why)
                 self._failed(failure, idempotency_key)
                 raise failure from None
-            if not self.distrusted:
+            if trusted:
                 self.last_error = None
             return refusal.answer
         except Unavailable as failure:
             self._failed(failure, idempotency_key)
             raise
         self.last_error = self._last_said = None
+        self.refused_in_a_row.clear()
         return answer
 
-    def _post(self, body: bytes, idempotency_key: str) -> Answer:
-        try:
-            answer = self._client.post(body, idempotency_key)
-        except Unavailable as failure:
-            self.last_error = str(failure)
-            raise
-        if answer.verdict is not Verdict.ACCEPTED:
+    def _told(self, outcome: Answer | Unavailable) -> Answer:
+        """The outcome as the breaker takes it: returned or raised."""
+        if isinstance(outcome, Unavailable):
+            self.last_error = str(outcome)
+            raise outcome
+        if outcome.verdict is not Verdict.ACCEPTED:
             if self.distrusted:
                 count = len(self.refused_in_a_row)
-                self.last_error = f"the partner refused {count} events in a row, now {answer.status}: {answer.words}"
-            raise _Refusal(answer)
-        return answer
+                self.last_error = f"the partner refused {count} events in a row, now {outcome.status}: {outcome.words}"
+            raise _Refusal(outcome)
+        return outcome
 
     def _failed(self, failure: Unavailable, idempotency_key: str) -> None:
         self.last_error = str(failure)
-        self._not_before = time.monotonic() + failure.retry_after_s
+        self._not_before = max(self._not_before, time.monotonic() + failure.retry_after_s)
         metrics.SINK_ERRORS.labels(SINK).inc()
         if self.last_error != self._last_said:
             self._last_said = self.last_error
@@ -268,15 +293,18 @@ class PatientPartner:
                 idempotency_key=idempotency_key,
             )
 
-    def _before_repetition(self) -> None:
-        while True:
+    def _waited(self) -> bool:
+        """Wait as long as the partner asked, on whichever request. False where there was nothing to wait for."""
+        waited = False
+        while (left := self._not_before - time.monotonic()) > 0:
             if self._stopping():
-                self._abandon()
-            left = self._not_before - time.monotonic()
-            if left <= 0:
-                break
+                self._leave()
             time.sleep(min(left, STOP_SEEN_S))
-        self._meanwhile()
+            waited = True
+        return waited
+
+    def _leave(self) -> NoReturn:
+        raise Leaving
 
 
 class _Announcer(pybreaker.CircuitBreakerListener):

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import httpx
 import numpy as np
 
+from sinks.batches import Integers
 from sinks.fenced_commit import Committed
 from sinks.partner import PartnerSink
 from sinks.partner_client import PartnerClient, Patience
@@ -63,9 +64,11 @@ def event_id(partition: int, offset: int) -> str:
     return f"e{partition}-{offset}"
 
 
-def bodies(events: EventBatch, rows: Sequence[int]) -> list[bytes]:
-    """One JSON object each, a function of the record alone."""
-    return [b'{"event_id":"%s","n":%d}' % (events.event_ids[row].encode(), events.offsets[row]) for row in rows]
+def body(events: EventBatch, rows: Integers) -> bytes:
+    """JSON objects, each a function of its record alone."""
+    return b",".join(
+        b'{"event_id":"%s","n":%d}' % (events.event_ids[row].encode(), events.offsets[row]) for row in rows
+    )
 
 
 @dataclass
@@ -134,7 +137,7 @@ def partner_sink(
         "secret",
         batch_size=batch_size,
         timeout_s=1,
-        bodies=bodies,
+        body=body,
         position=lambda partition: FakeFencedCommit(broker, partition),
         dead_letters="letters",
         stopping=stopping,

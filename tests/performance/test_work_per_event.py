@@ -24,7 +24,7 @@ BYTECODES_MAX = {
     "totals, added up": 155,
     "Redis transaction": 50,
     "BigQuery columns": 50,
-    "partner bodies": 215,
+    "partner bodies": 160,
 }
 # Users and recent events are put behind at most so many strings, however many events or contents a write has.
 REDIS_COMMANDS_MAX = (2 * (USER_SHARDS + EVENT_SHARDS) + 80) / EVENTS

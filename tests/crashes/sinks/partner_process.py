@@ -21,7 +21,7 @@ from sinks.fenced_commit import FencedCommit
 from sinks.partner import PartnerSink
 from sinks.partner_client import PartnerClient, Patience
 from sources.positions import PartitionId
-from tests.fakes.partner_events import EventBatch, batch, bodies
+from tests.fakes.partner_events import EventBatch, batch, body
 
 
 @dataclass
@@ -92,7 +92,7 @@ def live(life: Life) -> None:
         "secret",
         batch_size=life.batch_size,
         timeout_s=life.timeout_s,
-        bodies=bodies,
+        body=body,
         position=position,
         dead_letters=life.letters,
         stopping=stopping,

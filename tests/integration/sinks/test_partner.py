@@ -15,7 +15,7 @@ import pytest
 
 from engagement.enrich import Contents, enrich
 from engagement.parse import parse
-from engagement.rows import partner_bodies
+from engagement.partner_body import partner_body
 from sinks.fenced_commit import Committed
 from sinks.partner import PartnerSink
 from sinks.partner_client import PartnerClient, Unavailable
@@ -26,7 +26,7 @@ from tests.fakes.partner_events import (
     Abandoned,
     abandon,
     batch,
-    bodies,
+    body,
     event_id,
     partition_id,
 )
@@ -57,14 +57,14 @@ def sink_to(
     batch_size: int = 10,
     timeout_s: float = TIMEOUT_S,
     stopping: Callable[[], bool] = lambda: False,
-    bodies: Callable[..., list[bytes]] = bodies,
+    body: Callable[..., bytes] = body,
 ) -> PartnerSink:
     sink = PartnerSink(
         url,
         token,
         batch_size=batch_size,
         timeout_s=timeout_s,
-        bodies=bodies,
+        body=body,
         position=lambda partition: FakeFencedCommit(broker, partition),
         dead_letters="letters",
         stopping=stopping,
@@ -225,7 +225,7 @@ def test_real_events_arrive_as_the_interface_shows_them(receiver: Receiver, brok
     )
     contents = Contents()
     contents.put([(content_id, "intro", "Introduction to Data Engineering", "video", 1800)])
-    sink = sink_to(receiver.url, broker, bodies=partner_bodies)
+    sink = sink_to(receiver.url, broker, body=partner_body)
     sink.write([enrich(parse(records), contents)])
     sink.write([enrich(parse(records_of_nothing(5)), contents)])
     assert receiver.effects() == ["1", "77"]

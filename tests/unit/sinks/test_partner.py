@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import random
+import threading
 from collections.abc import Callable, Sequence
 
 import httpx
@@ -11,9 +12,10 @@ import msgspec
 import pytest
 import structlog
 
-from sinks.fenced_commit import Committed
+from sinks.fenced_commit import METADATA_BYTES_MAX, Committed, PositionMetadata
 from sinks.partner import PartnerSink
-from sinks.partner_requests import Stored, idempotency_key
+from sinks.partner_client import REFUSED_IN_A_ROW_MAX
+from sinks.partner_requests import RANGE_REQUESTS_MAX, Stored, idempotency_key
 from sources.positions import Fenced, FlowStopped, PositionGap
 from tests.fakes.partner_events import (
     Abandoned,
@@ -86,7 +88,7 @@ def test_events_for_another_sink_are_passed_over_and_the_position_moves() -> Non
 # Positions
 
 
-def test_the_range_in_flight_is_stored_before_each_request_and_acknowledges_the_one_before() -> None:
+def test_what_waits_is_one_range_in_flight_and_the_next_one_acknowledges_it() -> None:
     broker = FakeBroker()
     stored_when_sent: list[tuple[int, str]] = []
 
@@ -94,13 +96,92 @@ def test_the_range_in_flight_is_stored_before_each_request_and_acknowledges_the_
         stored_when_sent.append((broker.positions[0].offset_next, broker.positions[0].metadata))
         return httpx.Response(200)
 
-    partner_sink(broker, FunctionPartner(look), batch_size=2).write([batch(0, 5)])
-    assert stored_when_sent == [
-        (0, '{"to":2,"events":2}'),
-        (2, '{"to":4,"events":2}'),
-        (4, '{"to":5,"events":1}'),
-    ]
-    assert len(broker.log) == 3
+    sink = partner_sink(broker, FunctionPartner(look), batch_size=2)
+    sink.write([batch(0, 5)])
+    sink.write([batch(5, 7)])
+    assert stored_when_sent == [(0, '{"to":5,"events":[2,2,1]}')] * 3 + [(5, '{"to":7,"events":2}')]
+    assert len(broker.log) == 2
+
+
+def test_a_range_has_at_most_so_many_requests() -> None:
+    broker = FakeBroker()
+    partner_sink(broker, FunctionPartner(), batch_size=1).write([batch(0, 2 * RANGE_REQUESTS_MAX + 1)])
+    assert [offset_next for _, offset_next, _, _ in broker.log] == [0, RANGE_REQUESTS_MAX, 2 * RANGE_REQUESTS_MAX]
+
+
+@pytest.mark.parametrize("batch_size", [1, 500, 10_000_000])
+def test_the_longest_range_and_the_longest_row_of_refusals_fit_into_the_metadata(batch_size: int) -> None:
+    refused = tuple(range(10**15, 10**15 + REFUSED_IN_A_ROW_MAX))
+    stored = Stored(10**15, (batch_size,) * 2 * RANGE_REQUESTS_MAX, refused=refused)  # with splits on the way
+    text = msgspec.json.encode(PositionMetadata("A" * 22, 10**13, msgspec.json.encode(stored).decode()))
+    assert len(text) < METADATA_BYTES_MAX / 2
+
+
+def test_no_request_goes_out_on_an_old_proof_of_ownership(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sinks.partner.FENCE_CHECK_S", 0)
+    broker = FakeBroker()
+
+    def answer(sent: list[str], tries: int) -> httpx.Response:
+        if tries == 2:  # of one range of five: another process takes over
+            FakeFencedCommit(broker, partition_id()).open()
+        return httpx.Response(200)
+
+    partner = FunctionPartner(answer)
+    with pytest.raises(Fenced):
+        partner_sink(broker, partner, batch_size=2).write([batch(0, 10)])
+    assert len(partner.sent) == 2
+
+
+def test_partitions_go_side_by_side() -> None:
+    both = threading.Barrier(2)
+
+    def answer(sent: list[str], tries: int) -> httpx.Response:
+        both.wait(10)  # one after another they would wait for ever
+        return httpx.Response(200)
+
+    broker, partner = FakeBroker(), FunctionPartner(answer)
+    partner_sink(broker, partner, claim=(0, 1)).write([batch(0, 3), batch(0, 2, partition=partition_id(1))])
+    assert sorted(partner.accepted) == ids(0, 1, 2) + ids(0, 1, partition=1)
+
+
+def test_a_partition_that_is_fenced_does_not_wait_for_one_that_waits_for_the_partner() -> None:
+    broker, fenced = FakeBroker(), threading.Event()
+
+    def answer(sent: list[str], tries: int) -> httpx.Response:
+        FakeFencedCommit(broker, partition_id(1)).open()
+        return httpx.Response(503 if sent[0].startswith("e0") else 200)
+
+    sink = partner_sink(broker, FunctionPartner(answer), claim=(0, 1), batch_size=1, stopping=fenced.is_set)
+    with pytest.raises(Fenced):
+        sink.write([batch(0, 30), batch(0, 2 * RANGE_REQUESTS_MAX, partition=partition_id(1))])
+    fenced.set()
+
+
+def test_an_outage_stores_what_was_acknowledged_before_it() -> None:
+    """So neither kill nor stop repeats it: what was acknowledged, and what of the range is left."""
+    broker, partner = FakeBroker(), FunctionPartner(lambda sent, tries: httpx.Response(200 if tries < 3 else 503))
+    sink = partner_sink(broker, partner, batch_size=2, stopping=lambda: len(partner.sent) >= 5)
+    with pytest.raises(Abandoned):
+        sink.write([batch(0, 9)])
+    assert (broker.positions[0].offset_next, broker.positions[0].metadata) == (4, '{"to":9,"events":[2,2,1]}')
+
+
+def test_a_stop_in_an_outage_waits_until_every_partition_has_stored_what_was_acknowledged() -> None:
+    stop = threading.Event()
+
+    def answer(sent: list[str], tries: int) -> httpx.Response:
+        if sent == ids(0):
+            stop.set()
+        elif sent == ids(1, partition=1):
+            stop.wait(10)
+        return httpx.Response(503 if sent[0].startswith("e0") else 200)
+
+    broker, partner = FakeBroker(), FunctionPartner(answer)
+    sink = partner_sink(broker, partner, claim=(0, 1), batch_size=1, stopping=stop.is_set)
+    with pytest.raises(Abandoned):
+        sink.write([batch(0, 3), batch(0, 4, partition=partition_id(1))])
+    assert partner.accepted == ids(0, 1, 2, 3, partition=1)
+    assert {number: at.offset_next for number, at in broker.positions.items()} == {0: 0, 1: 4}
 
 
 def test_an_idle_batch_settles_and_then_costs_nothing() -> None:
@@ -131,7 +212,7 @@ def test_a_stop_during_an_outage_abandons_without_moving_the_position() -> None:
     sink = partner_sink(broker, partner, batch_size=2, stopping=lambda: len(partner.sent) >= 3)
     with pytest.raises(Abandoned):
         sink.write([batch(0, 5)])
-    assert (broker.positions[0].offset_next, broker.positions[0].metadata) == (0, '{"to":2,"events":2}')
+    assert (broker.positions[0].offset_next, broker.positions[0].metadata) == (0, '{"to":5,"events":[2,2,1]}')
 
 
 def test_an_idle_position_is_renewed_after_an_hour() -> None:
@@ -206,7 +287,7 @@ def test_partitions_keep_positions_of_their_own() -> None:
 # After a start
 
 
-def in_flight(to: int, events: int, array: bool = True) -> str:
+def in_flight(to: int, events: int | tuple[int, ...], array: bool = True) -> str:
     return msgspec.json.encode(Stored(to, events, array)).decode()
 
 
@@ -231,6 +312,39 @@ def test_the_range_in_flight_keeps_its_shape_when_the_batch_size_changes() -> No
     partner.sent.clear()
     partner_sink(broker, partner, batch_size=1).write([batch(0, 3)])
     assert [isinstance(json.loads(sent.body), list) for sent in partner.sent] == [True, False]
+
+
+@pytest.mark.parametrize("cut", [[(3, 6), (6, 15)], [(3, 15)], [(3, 9), (9, 12), (12, 15)]])
+def test_a_range_of_several_requests_goes_out_again_request_by_request(cut: list[tuple[int, int]]) -> None:
+    broker, partner = FakeBroker(), FunctionPartner()
+    broker.positions[0] = Committed(3, in_flight(11, (4, 1, 3)), NOW)
+    sink = partner_sink(broker, partner, batch_size=2)
+    for since, until in cut:
+        sink.write([batch(since, until)])
+    assert [sent.ids for sent in partner.sent[:3]] == [ids(3, 4, 5, 6), ids(7), ids(8, 9, 10)]
+    assert partner.sent[1].key == idempotency_key(partition_id(), [7])
+    assert partner.accepted == ids(*range(3, 15))
+
+
+def test_a_range_as_the_version_before_stored_it_is_repeated_as_one_request() -> None:
+    broker, partner = FakeBroker(), FunctionPartner()
+    broker.positions[0] = Committed(3, '{"to":6,"events":3,"refused":[1]}', NOW)
+    partner_sink(broker, partner, batch_size=2).write([batch(3, 7)])
+    assert [sent.ids for sent in partner.sent] == [ids(3, 4, 5), ids(6)]
+
+
+def test_the_version_before_stops_at_a_range_of_several_requests_and_understands_one() -> None:
+    """It would send it as one request, under a key that the partner has not seen."""
+
+    class StoredBefore(msgspec.Struct, frozen=True, omit_defaults=True):
+        to: int | None = None
+        events: int = 0
+        array: bool = True
+        refused: tuple[int, ...] = ()
+
+    assert msgspec.json.decode(in_flight(6, 3), type=StoredBefore).events == 3
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(in_flight(6, (2, 1)), type=StoredBefore)
 
 
 def test_a_repeated_range_with_other_events_stops_the_flow() -> None:
@@ -293,17 +407,15 @@ def test_letter_and_position_are_one_transaction_after_all_before_and_before_any
     assert steps == [
         'at 0 {"to":4,"events":4}',
         "e0-0,e0-1,e0-2,e0-3 422",
-        'at 0 {"to":2,"events":2}',
+        'at 0 {"to":4,"events":[2,2]}',
         "e0-0,e0-1 200",
-        'at 2 {"to":4,"events":2}',
         "e0-2,e0-3 422",
-        'at 2 {"to":3,"events":1}',
+        'at 2 {"to":4,"events":[1,1]}',
         "e0-2 422",
-        'at 3 {"refused":[2]}',
         'at 3 {"to":4,"events":1,"refused":[2]}',
         "e0-3 200",
     ]
-    assert [entry for entry in broker.log if entry[3]] == [(0, 3, '{"refused":[2]}', 1)]
+    assert [entry for entry in broker.log if entry[3]] == [(0, 3, '{"to":4,"events":1,"refused":[2]}', 1)]
 
 
 def test_413_splits_and_alone_it_is_too_large() -> None:

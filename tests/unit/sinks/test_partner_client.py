@@ -1,6 +1,9 @@
 """One request to the partner: which answers are about the events, and how an outage is waited for."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -10,8 +13,8 @@ import pytest
 
 import metrics
 from sinks import partner_client
-from sinks.partner_client import Answer, PartnerClient, PatientPartner, Unavailable, Verdict
-from tests.fakes.partner_events import IMPATIENT, Abandoned, abandon
+from sinks.partner_client import Answer, Leaving, PartnerClient, PatientPartner, Unavailable, Verdict
+from tests.fakes.partner_events import IMPATIENT
 
 
 def client(answer: Callable[[httpx.Request], httpx.Response]) -> PartnerClient:
@@ -152,7 +155,7 @@ def patient(answers: list[int], **others: Any) -> tuple[PatientPartner, list[int
         return httpx.Response(sent[-1], headers=others.get("headers"))
 
     stopping = others.get("stopping", lambda: False)
-    return PatientPartner(client(answer), IMPATIENT, stopping=stopping, abandon=abandon), sent
+    return PatientPartner(client(answer), IMPATIENT, stopping=stopping), sent
 
 
 def test_an_outage_opens_the_breaker_and_the_first_acceptance_closes_it() -> None:
@@ -166,7 +169,7 @@ def test_an_outage_opens_the_breaker_and_the_first_acceptance_closes_it() -> Non
         states.append((len(states) + 1, partner.breaker_open, gauge))
         return httpx.Response(503 if len(states) <= 6 else 200)
 
-    partner = PatientPartner(client(answer), IMPATIENT, stopping=lambda: False, abandon=abandon)
+    partner = PatientPartner(client(answer), IMPATIENT, stopping=lambda: False)
     errors = metrics.SINK_ERRORS.labels("partner")._value.get()
     assert partner.deliver(b"[]", "k", believing).verdict is Verdict.ACCEPTED
     assert states == [(n, n > 3, float(n > 3)) for n in range(1, 8)]
@@ -200,7 +203,7 @@ def test_a_request_is_repeated_byte_for_byte_under_its_key() -> None:
         seen.append((request.headers["idempotency-key"], request.content))
         return httpx.Response(500 if len(seen) < 4 else 200)
 
-    partner = PatientPartner(client(answer), IMPATIENT, stopping=lambda: False, abandon=abandon)
+    partner = PatientPartner(client(answer), IMPATIENT, stopping=lambda: False)
     partner.deliver(b"[1]", "k", believing)
     assert seen == [("k", b"[1]")] * 4
 
@@ -215,7 +218,7 @@ def test_retry_after_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
         sent_at.append(clock[0])
         return httpx.Response(429, headers={"retry-after": "30"}) if len(sent_at) == 1 else httpx.Response(200)
 
-    partner = PatientPartner(client(answer), IMPATIENT, stopping=lambda: False, abandon=abandon)
+    partner = PatientPartner(client(answer), IMPATIENT, stopping=lambda: False)
     partner.deliver(b"[]", "k", believing)
     assert sent_at[1] - sent_at[0] >= 30
 
@@ -228,7 +231,7 @@ def test_a_stop_ends_an_outage_and_a_long_retry_after(monkeypatch: pytest.Monkey
         return asked[0] > 3
 
     partner, sent = patient([503], headers={"retry-after": "3000"}, stopping=stopping)
-    with pytest.raises(Abandoned):
+    with pytest.raises(Leaving):
         partner.deliver(b"[]", "k", believing)
     assert sent == [503]
     assert "503" in str(partner.last_error)
@@ -241,8 +244,64 @@ def test_positions_are_kept_while_waiting() -> None:
         client(lambda request: httpx.Response(left.pop(0))),
         IMPATIENT,
         stopping=lambda: False,
-        abandon=abandon,
-        meanwhile=lambda: kept.append(1),
     )
-    partner.deliver(b"[]", "k", believing)
+    partner.deliver(b"[]", "k", believing, lambda: kept.append(1))
     assert kept == [1, 1]
+
+
+def test_requests_are_under_way_side_by_side_and_in_an_outage_one_at_a_time() -> None:
+    under_way, most, outage = [0], [0], threading.Event()
+    both = threading.Barrier(2)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        if not outage.is_set():
+            both.wait(10)
+        time.sleep(0)
+        under_way[0] -= 1
+        return httpx.Response(503 if outage.is_set() and next(failures) else 200)
+
+    failures = iter([True] * 40 + [False] * 10)
+    partner = PatientPartner(client(answer), IMPATIENT, stopping=lambda: False)
+
+    def twice() -> None:
+        with ThreadPoolExecutor(2) as threads:
+            for done in [threads.submit(partner.deliver, b"[]", "k", believing) for _ in range(2)]:
+                done.result(20)
+
+    twice()
+    assert most == [2]
+    partner._breaker.open()
+    most[0] = 0
+    outage.set()
+    twice()
+    assert most == [1]
+
+
+def test_a_request_that_is_accepted_while_the_breaker_opens_is_accepted() -> None:
+    partner: PatientPartner
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        partner._breaker.open()  # by another request's failure
+        return httpx.Response(200)
+
+    partner = PatientPartner(client(answer), IMPATIENT, stopping=lambda: False)
+    assert partner.deliver(b"[]", "k", believing).verdict is Verdict.ACCEPTED
+    assert not partner.breaker_open
+
+
+def test_what_the_partner_asked_of_one_request_is_waited_for_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(partner_client.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(partner_client.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    stopped = [False, True]
+    partner, sent = patient([429, 200], headers={"retry-after": "30"}, stopping=lambda: stopped.pop(0))
+    with pytest.raises(Leaving):
+        partner.deliver(b"[]", "k", believing)
+    stopped += [False] * 400
+    began, proofs = clock[0], [0]
+    partner.deliver(b"[]", "other", believing, lambda: proofs.append(1))
+    assert clock[0] - began >= 29
+    assert len(proofs) == 2  # it waited, so its proof of ownership is old
+    assert sent == [429, 200]
