@@ -4,7 +4,7 @@ from zlib import crc32
 
 import numpy as np
 
-from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
+from engagement.enrich import Contents, EnrichedEvents, enrich
 from engagement.parse import ParsedEvents
 from sources.postgres_lookup import PostgresLookup
 
@@ -22,13 +22,14 @@ class ContentLookup:
         self._table = table
         self._partitions = partitions
         self._told: dict[int, int] = {}  # Kafka partition -> rows of `contents` below this number were told
+        self._teller = np.zeros(0, np.int64)  # the Kafka partition that tells of a row, by row number
 
     def ready(self, batch: ParsedEvents) -> bool:
         """Whether every content id was looked up; asks for those that were not. Never blocks."""
         for answer in self._table.answers():
             if answer.complete:
                 self._contents.clear_absent()
-            self._contents.put(ContentRow(*row) for row in answer.rows)
+            self._contents.put_columns(answer.rows)
             self._contents.mark_absent(answer.absent)
         batch.content_rows = self._contents.rows_of(batch.content_ids)  # once for all who need them
         unknown = np.flatnonzero(batch.content_rows == Contents.UNKNOWN)
@@ -42,12 +43,11 @@ class ContentLookup:
         return enrich(batch, self._contents, self._news(batch.span.partition.partition))
 
     def _news(self, partition: int) -> list[int]:
-        rows = self._contents.rows
+        ids = self._contents.rows.ids
         told = self._told.get(partition, 1)  # row 0 is no content
-        until = min(len(rows), told + TOLD_PER_BATCH_MAX)
-        self._told[partition] = until
-        return [
-            number
-            for number in range(told, until)
-            if (row := rows[number]) is not None and crc32(row.id.encode()) % self._partitions == partition
-        ]
+        until = self._told[partition] = min(len(ids), told + TOLD_PER_BATCH_MAX)
+        if until > len(self._teller):
+            numbers = [crc32(each.encode()) % self._partitions for each in ids[len(self._teller) :]]
+            self._teller = np.concatenate([self._teller, np.array(numbers, np.int64)])
+        news: list[int] = (told + np.flatnonzero(self._teller[told:until] == partition)).tolist()
+        return news

@@ -27,7 +27,7 @@ from dataflows.progress_log import log_progress
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
 from dataflows.totals import RedisTotals, ten_minute_totals
-from engagement.enrich import EnrichedEvents
+from engagement.enrich import CONTENT_SCHEMA, EnrichedEvents
 from engagement.parse import ParsedEvents, parse
 from logs import configure_logging
 from settings import Settings, ignored
@@ -94,7 +94,7 @@ def _connected(settings: Settings) -> Dataflow:
     progress = Progress()
     destinations = connect(settings, partitions)
     sinks = {name: guarded(sink, progress) for name, sink in destinations.sinks.items()}
-    table = PostgresLookup(settings.postgres, _sql("content_all"), _sql("content_by_id"), stopping)
+    table = PostgresLookup(settings.postgres, _sql("content_all"), _sql("content_by_id"), CONTENT_SCHEMA, stopping)
     lookup = ContentLookup(table, topic.partitions)
     source = KafkaSource(
         settings.kafka,

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from engagement.events import CLICK, FINISH, PAUSE, PLAY, is_uuid
 from engagement.parse import Integers, ParsedEvents
@@ -37,6 +38,17 @@ class ContentRow(NamedTuple):
     length_seconds: int | None
 
 
+_CONTENT_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("id", pa.string()),
+    ("slug", pa.string()),
+    ("title", pa.string()),
+    ("content_type", pa.string()),
+    ("length_seconds", pa.int64()),
+]
+CONTENT_SCHEMA: Final = pa.schema(_CONTENT_COLUMNS)
+NO_CONTENT: Final = ContentRow("", None, None, None, None)
+
+
 class _StoredContent(msgspec.Struct):
     """A content under the names of the enriched event."""
 
@@ -50,8 +62,52 @@ class _StoredContent(msgspec.Struct):
 _encode: Final = msgspec.json.Encoder().encode
 
 
+def content_columns(rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
+    """Rows (ContentRow's columns) as CONTENT_SCHEMA."""
+    fields = list(zip(*rows, strict=True)) or [()] * len(CONTENT_SCHEMA)
+    columns = [pa.array(values, of.type) for values, of in zip(fields, CONTENT_SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=CONTENT_SCHEMA)
+
+
+class ContentTable:
+    """Content rows by number; row 0 is NO_CONTENT. Rows never move, so a number means the same for ever.
+
+    Columns, not objects: 100,000 contents take 16 MB instead of 90, are taken in without Python's touching each field,
+    and BigQuery's columns are taken from them as they are.
+
+    ids      by number;  lengths  in seconds by number, -1: null
+    columns  CONTENT_SCHEMA, by number
+    """
+
+    def __init__(self) -> None:
+        self.columns = content_columns([NO_CONTENT])
+        self.ids: list[str] = [NO_CONTENT.id]
+        self.lengths: Integers = np.array([-1], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> ContentRow:
+        return self.take([number])[0]
+
+    def take(self, numbers: Sequence[int] | Integers) -> list[ContentRow]:
+        """The rows of these numbers, in that order; one that is named again is made once."""
+        distinct, places = np.unique(np.asarray(numbers, np.int64), return_inverse=True)
+        taken = self.columns.take(distinct)
+        rows = list(map(ContentRow, *(column.to_pylist() for column in taken.columns)))
+        return [rows[place] for place in places.tolist()]
+
+    def append(self, added: pa.RecordBatch) -> None:
+        """Rows of CONTENT_SCHEMA, from the next number on."""
+        self.columns = pa.concat_batches([self.columns, added])  # type: ignore[attr-defined]  # missing in its stubs
+        ids: Any = added.column("id")
+        self.ids += ids.to_pylist()
+        lengths = added.column("length_seconds").fill_null(-1).to_numpy()
+        self.lengths = np.concatenate([self.lengths, lengths])
+
+
 class Contents:
-    """The contents known so far, by row number: rows never move, a change appends, so a batch keeps what it looked up.
+    """The contents known so far, by row number: a change appends, so a batch keeps what it looked up.
 
     Row 0 (NONE) stands for a null content_id: all its fields are null. UNKNOWN is no row. One thread only.
     """
@@ -60,10 +116,9 @@ class Contents:
     UNKNOWN: Final = -1
 
     def __init__(self) -> None:
-        self.rows: list[ContentRow | None] = [None]
+        self.rows = ContentTable()
         self._row_of: dict[str | None, int] = {None: self.NONE}
         self._absent: set[str] = set()
-        self._lengths = np.full(1024, -1, np.int64)
 
     def __len__(self) -> int:
         """Number of contents known now."""
@@ -72,18 +127,20 @@ class Contents:
     @property
     def lengths(self) -> Integers:
         """Length in seconds by row number; -1: null."""
-        return self._lengths[: len(self.rows)]
+        return self.rows.lengths
 
     def put(self, rows: Iterable[tuple[Any, ...]]) -> list[int]:
-        """Take rows (ContentRow's columns) as PostgreSQL has them now; the numbers of those that are new or differ."""
-        changed = []
-        for row in map(ContentRow._make, rows):
-            self._absent.discard(row.id)
-            known = self._row_of.get(row.id)
-            if known is not None and self.rows[known] == row:
-                continue
-            changed.append(self._append(row))
-        return changed
+        """Take rows (ContentRow's columns) that are new or have changed; their numbers."""
+        return list(self.put_columns(content_columns(rows)))
+
+    def put_columns(self, added: pa.RecordBatch) -> range:
+        """The same for columns of CONTENT_SCHEMA."""
+        first = len(self.rows)
+        self.rows.append(added)
+        numbers = range(first, len(self.rows))
+        self._row_of.update(zip(self.rows.ids[first:], numbers, strict=True))
+        self._absent.difference_update(self.rows.ids[first:])
+        return numbers
 
     def row_of(self, content_id: str | None) -> int:
         """Row number now; NONE for null, UNKNOWN where there is no such content, or nobody has asked."""
@@ -111,16 +168,8 @@ class Contents:
 
     def stored(self, rows: Iterable[int]) -> list[tuple[str, bytes]]:
         """(content_id, JSON of its fields) of rows, as readers of the totals find them."""
-        return [(row.id, _encode(_StoredContent(*row))) for number in rows if (row := self.rows[number]) is not None]
-
-    def _append(self, row: ContentRow) -> int:
-        number = len(self.rows)
-        if number == len(self._lengths):
-            self._lengths = np.concatenate([self._lengths, np.full(number, -1, np.int64)])
-        self._lengths[number] = -1 if row.length_seconds is None else row.length_seconds
-        self.rows.append(row)
-        self._row_of[row.id] = number
-        return number
+        found = self.rows.take([number for number in rows if number != self.NONE])
+        return [(row.id, _encode(_StoredContent(*row))) for row in found]
 
 
 @dataclass(slots=True)

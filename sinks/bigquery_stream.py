@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain, repeat
 from typing import Any
 
 import structlog
@@ -190,13 +191,13 @@ class AppendStream:
 
     def _connected(self) -> "_Connection":
         if self._connection is None:
-            self._connection = _Connection(self._transport, self.name)
+            self._connection = _Connection(self._transport, self.name, self._request)
             self._sent = 0
         return self._connection
 
     def _fill(self, connection: "_Connection") -> None:
         while self._sent < min(len(self._waiting), IN_FLIGHT_MAX):
-            connection.send(self._request(self._waiting[self._sent], first=not connection.used))
+            connection.send(self._waiting[self._sent])
             self._sent += 1
 
     def _request(self, append: Append, first: bool) -> Any:
@@ -284,21 +285,24 @@ class AppendStream:
 
 
 class _Connection:
-    """One AppendRows call: gRPC takes requests from a queue on its thread, a reader puts answers into another."""
+    """One AppendRows call: gRPC takes requests from a queue on its thread, a reader puts answers into another.
 
-    def __init__(self, transport: Any, stream: str) -> None:
-        self.used = False
+    request  (append, is it the first?) -> what goes on the wire; made when gRPC takes it, so that of all that waits
+             there is one copy, not three
+    """
+
+    def __init__(self, transport: Any, stream: str, request: Callable[[Append, bool], Any]) -> None:
         self.ended = False  # the call is over; answers may still be waiting
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._appends: queue.SimpleQueue[Append | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         # Not client.append_rows: it waits for the first answer before the first request can be made.
         header = routing_header.to_grpc_metadata((("write_stream", stream),))  # type: ignore[no-untyped-call]
-        self._call = transport.append_rows(iter(self._requests.get, None), metadata=(header,))
+        requests = map(request, iter(self._appends.get, None), chain([True], repeat(False)))
+        self._call = transport.append_rows(requests, metadata=(header,))
         threading.Thread(target=self._read, args=(self._call,), name=f"acks {stream[-16:]}", daemon=True).start()
 
-    def send(self, request: Any) -> None:
-        self.used = True
-        self._requests.put(request)
+    def send(self, append: Append) -> None:
+        self._appends.put(append)
 
     def next(self, seconds: float) -> Answer | None:
         """The next answer, None when there is none yet. The end of the call is the last answer, again and again."""
@@ -309,7 +313,7 @@ class _Connection:
         return answer
 
     def close(self) -> None:
-        self._requests.put(None)
+        self._appends.put(None)
         self._call.cancel()
 
     def _read(self, call: Iterator[Any]) -> None:

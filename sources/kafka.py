@@ -23,7 +23,8 @@ from sources.kafka_topics import AWAY, ask, is_away, say
 from sources.positions import Claim, Destination, FlowStopped, PartitionId, PositionGap, Span
 
 POLL_EVENTS_MAX = 2000  # larger batches fall out of the CPU's cache
-POLLS_PER_ACTIVATION = 5
+POLLS_PER_ACTIVATION_MAX = 5
+UNDER_WAY_EVENTS = 24_000  # of all partitions of the process: an event takes 1 KB until its sinks have it
 IDLE_POLL = timedelta(milliseconds=5)
 IDLE_BATCH_S = 1.0  # an idle partition emits an empty batch, on which destinations commit and renew
 EMPTY_DESTINATION_MS = 2 * 3600 * 1000  # what no board can show any more is not read again for it
@@ -245,6 +246,8 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
         self._offset_next = start  # of what was read
         self._passed_on = start  # of what was emitted
         self._newest_ms = 0
+        share = UNDER_WAY_EVENTS // (len(source.partitions) * POLL_EVENTS_MAX)
+        self._polls = max(1, min(POLLS_PER_ACTIVATION_MAX, share))
         self._cuts = deque(cuts)
         self._waiting: deque[T] = deque()  # read, but not yet ready
         self._emitted_at = time.monotonic()
@@ -253,7 +256,7 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
         self._snapshots_at_rest = 0
 
     def next_batch(self) -> list[T]:
-        """Up to five polls, an item each; [] while a batch waits for its look-up."""
+        """Some polls, an item each; [] while a batch waits for its look-up."""
         with self._source.ending(f"reading partition {self._partition.partition} of {self._partition.topic}"):
             if self._source.stopping():
                 return self._last()
@@ -293,7 +296,7 @@ class KafkaPartition(StatefulSourcePartition[T, Snapshot], Generic[T]):
         return PartitionStatus(self._partition.topic, self._partition.partition, self._passed_on, end, self._newest_ms)
 
     def _read(self) -> None:
-        for _ in range(POLLS_PER_ACTIVATION):
+        for _ in range(self._polls):
             messages = self._consumer.consume(POLL_EVENTS_MAX, 0)
             if any(map(Message.error, messages)):
                 messages = [message for message in messages if self._is_record(message)]

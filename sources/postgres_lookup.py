@@ -1,26 +1,30 @@
 """A small PostgreSQL table kept in memory: loaded whole, asked for missing keys in batches, refreshed by the minute.
 
 The database is spoken to on a thread of its own: whoever needs a row never blocks, it asks, goes on, and looks again.
+Rows are Arrow columns from the wire on: no Python object per field, and while they are read and compared the other
+threads go on.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
 import stamina
 import structlog
+from pyarrow import csv
 
 REFRESH_S = 45.0  # a changed row shows within 60 s
 CONNECT_TIMEOUT_S = 5
 RETRY_WAIT_S_MAX = 5.0
 ASKED_MAX = 5_000  # keys per query
-PAGE_ROWS = 5_000  # of the whole table at a time
-
-Row = tuple[Any, ...]  # the key first
+PAGE_BYTES = 1_000_000  # of what PostgreSQL sends, made columns at a time
 log = structlog.get_logger()
 
 
@@ -31,27 +35,32 @@ class Answer:
     complete  the answer of a load of the whole table: a key absent until now may be there, ask again
     """
 
-    rows: list[Row]
-    absent: frozenset[str]
+    rows: pa.RecordBatch
+    absent: list[str]
     complete: bool
 
 
 class PostgresLookup:
     """Rows of one table by key.
 
-    select_all, select_some  SQL whose first column is the key as text; `select_some` takes %(ids)s, a list of keys
+    select_all, select_some  SQL with the columns of `schema`; `select_some` takes %(ids)s, a list of keys
+    schema                   names and types; the first column is the key, a text
     stopping                 the request to stop: ends the retries
     """
 
-    def __init__(self, dsn: str, select_all: str, select_some: str, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, dsn: str, select_all: str, select_some: str, schema: pa.Schema, stopping: Callable[[], bool]
+    ) -> None:
         self._dsn = dsn
         self._select_all = select_all
         self._select_some = select_some
+        self._schema = schema
         self._stopping = stopping
         self._asked: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._under_way: set[str] = set()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self._known: dict[str, Row] = {}
+        self._nothing = pa.RecordBatch.from_pylist([], schema)
+        self._known = self._nothing
         self._thread = threading.Thread(target=self._run, name="postgres-lookup", daemon=True)
         self.error = ""  # the last trouble in words, "" while all is well
 
@@ -70,7 +79,7 @@ class PostgresLookup:
         answers: list[Answer] = []
         while not self._answers.empty():
             answer = self._answers.get_nowait()
-            self._under_way.difference_update([row[0] for row in answer.rows], answer.absent)
+            self._under_way.difference_update(answer.rows.column(0).to_pylist(), answer.absent)
             answers.append(answer)
         return answers
 
@@ -88,11 +97,11 @@ class PostgresLookup:
                         if asked:
                             self._look_up(connection, asked)
                             asked = []
-            except psycopg.Error as error:
+            except (psycopg.Error, pa.ArrowInvalid) as error:  # Arrow's: a column of another type
                 self._trouble(error)
                 time.sleep(1.0)  # a missing table or right fails at once, again and again
 
-    def _connect(self) -> psycopg.Connection[Row]:
+    def _connect(self) -> psycopg.Connection:
         for attempt in stamina.retry_context(
             on=self._worth_waiting, attempts=None, timeout=None, wait_initial=0.2, wait_max=RETRY_WAIT_S_MAX
         ):
@@ -112,27 +121,34 @@ class PostgresLookup:
             log.warning("waiting_for_postgres", error=words, meaning="batches with unknown keys wait; the rest goes on")
         self.error = words
 
-    def _load(self, connection: psycopg.Connection[Row]) -> None:
-        """By a cursor of the server: a row that has not changed is let go at once, or each refresh would need the
-        memory of the whole table again."""
-        rows: dict[str, Row] = {}
-        changed = []
-        with connection.transaction(), connection.cursor(name="whole_table") as cursor:
-            cursor.itersize = PAGE_ROWS
-            for row in cursor.execute(self._select_all):
-                known = self._known.get(row[0])
-                if known != row:
-                    changed.append(row)
-                    known = row
-                rows[row[0]] = known
-        gone = frozenset(self._known.keys() - rows.keys())
-        self._known = rows
+    def _load(self, connection: psycopg.Connection) -> None:
+        found = self._rows(connection, self._select_all)
+        changed, gone = differences(self._known, found)
+        self._known = found
         self._answers.put(Answer(changed, gone, complete=True))
 
-    def _look_up(self, connection: psycopg.Connection[Row], asked: list[str]) -> None:
-        rows = {row[0]: row for row in connection.execute(self._select_some, {"ids": asked})}
-        self._known |= rows
-        self._answers.put(Answer(list(rows.values()), frozenset(asked) - rows.keys(), complete=False))
+    def _look_up(self, connection: psycopg.Connection, asked: list[str]) -> None:
+        """What is known has been answered before the question was seen: a start asks while the table is loaded."""
+        keys = pa.array(asked, pa.string())
+        unknown: Any = keys.filter(pc.invert(pc.is_in(keys, value_set=self._known.column(0))))
+        found = self._rows(connection, self._select_some, {"ids": unknown.to_pylist()})
+        self._known = joined([self._known, found])
+        absent: Any = unknown.filter(pc.invert(pc.is_in(unknown, value_set=found.column(0))))
+        self._answers.put(Answer(found, absent.to_pylist(), complete=False))
+
+    def _rows(
+        self, connection: psycopg.Connection, select: str, parameters: Mapping[str, Any] | None = None
+    ) -> pa.RecordBatch:
+        """What a SELECT finds."""
+        pages, lines, size = [self._nothing], [], 0
+        with connection.cursor() as cursor, cursor.copy(f"COPY ({select}) TO STDOUT (FORMAT csv)", parameters) as copy:
+            for line in copy:  # a row each
+                lines.append(line)
+                size += len(line)
+                if size >= PAGE_BYTES:
+                    pages += _columns(b"".join(lines), self._schema)
+                    lines, size = [], 0
+        return joined([*pages, *_columns(b"".join(lines), self._schema)])
 
     def _next_questions(self, timeout_s: float) -> list[str]:
         """Everything asked by now; waits for the first question, at most a second at a time."""
@@ -143,3 +159,32 @@ class PostgresLookup:
         while not self._asked.empty() and len(keys) < ASKED_MAX:
             keys.append(self._asked.get_nowait())
         return keys
+
+
+def differences(known: pa.RecordBatch, found: pa.RecordBatch) -> tuple[pa.RecordBatch, list[str]]:
+    """Rows found that are new or differ from those known, and keys known that were not found. The key comes first."""
+    place: Any = pc.index_in(found.column(0), value_set=known.column(0))  # null: new
+    same = place.is_valid()
+    for now, before in zip(found.columns[1:], known.take(place).columns[1:], strict=True):
+        equal: Any = pc.equal(now, before)  # null where one of them is
+        same = pc.and_(same, pc.or_(equal.fill_null(False), pc.and_(now.is_null(), before.is_null())))
+    gone: Any = known.column(0).filter(pc.invert(pc.is_in(known.column(0), value_set=found.column(0))))
+    return found.filter(pc.invert(same)), gone.to_pylist()
+
+
+def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """All rows in one piece, so that a row is found without looking for its piece."""
+    whole: pa.RecordBatch = pa.concat_batches(parts)  # type: ignore[attr-defined]  # missing in its stubs
+    return whole
+
+
+def _columns(lines: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
+    """Whole lines of CSV."""
+    if not lines:
+        return []
+    reading = csv.ReadOptions(column_names=schema.names, block_size=len(lines), use_threads=False)
+    # As COPY writes them: null is nothing at all, an empty text is "".
+    typed = csv.ConvertOptions(
+        column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+    )
+    return csv.read_csv(BytesIO(lines), reading, csv.ParseOptions(newlines_in_values=True), typed).to_batches()

@@ -15,6 +15,7 @@ from engagement.enrich import (
     ContentRow,
     Contents,
     EnrichedEvents,
+    content_columns,
     enrich,
     percentage_hundredths,
     score_thousandths,
@@ -50,12 +51,12 @@ def test_rows_never_move_and_a_change_appends() -> None:
     assert len(contents) == 1
 
 
-def test_put_names_only_what_is_new_or_differs() -> None:
+def test_put_takes_rows_and_columns_alike() -> None:
     contents = Contents()
-    assert len(contents.put([content(), content(content_id=OTHER_ID)])) == 2
-    assert contents.put([content(), tuple(content(content_id=OTHER_ID))]) == []
-    changed = contents.put([content(), content(content_id=OTHER_ID, length_seconds=None)])
+    assert contents.put([content(), tuple(content(content_id=OTHER_ID))]) == [1, 2]
+    changed = contents.put_columns(content_columns([content(content_id=OTHER_ID, length_seconds=None)]))
     assert [contents.rows[row] for row in changed] == [content(content_id=OTHER_ID, length_seconds=None)]
+    assert (contents.put([]), len(contents), len(contents.rows)) == ([], 2, 4)
 
 
 def test_missing_are_ids_in_uuid_form_that_nobody_has_asked_for() -> None:
