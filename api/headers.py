@@ -1,6 +1,6 @@
 """What every answer says to browsers: nothing from elsewhere, no frames, no guessing, no storing unless it says so."""
 
-from api.request_log import ASGIApp, Message, Receive, Scope, Send
+from api.asgi import ASGIApp, Headers, Receive, Scope, Send, with_head
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -32,15 +32,9 @@ class StrictHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        await self._app(scope, receive, with_head(send, _strict) if scope["type"] == "http" else send)
 
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                said = {name.lower() for name, _ in message.get("headers", ())}
-                added = [(name, value) for name, value in STRICT.items() if name not in said]
-                message["headers"] = [*message.get("headers", ()), *added]
-            await send(message)
 
-        await self._app(scope, receive, answer)
+def _strict(status: int, headers: Headers) -> Headers:
+    said = {name.lower() for name, _ in headers}
+    return headers + [(name, value) for name, value in STRICT.items() if name not in said]

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from api.request_log import Scope
+from api.asgi import Scope
 
 FOLDER = Path(__file__).parent / "page"
 INDEX = "index.html"

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 from limits import RateLimitItem, parse
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import FixedWindowRateLimiter
 
-from api.request_log import ASGIApp, Message, Receive, Scope, Send
+from api.asgi import ASGIApp, Message, Receive, Scope, Send
 
 UNAUTHORISED = parse("20/minute")  # a person who mistypes needs fewer, one who guesses needs more
 UNLIMITED = ("/health", "/ready")  # whoever looks after the process may always ask, but not try tokens
@@ -19,7 +19,8 @@ UNLIMITED = ("/health", "/ready")  # whoever looks after the process may always 
 class RateLimit:
     """Around the application. A client is an address; behind a proxy, the one that uvicorn takes from its headers.
 
-    each  such as `1000/second`, in the notation of the library `limits`; counted in this process"""
+    each  such as `1000/second`, in the notation of the library `limits`; counted in this process, and on its event
+          loop: the library's other storage starts a thread for every few requests"""
 
     def __init__(self, app: ASGIApp, each: str) -> None:
         self._app = app
@@ -31,22 +32,23 @@ class RateLimit:
             await self._app(scope, receive, send)
             return
         client = scope["client"][0] if scope.get("client") else "unknown"
-        if not self._limiter.hit(self._requests, client):
+        if not await self._limiter.hit(self._requests, client):
             await self._refuse(send, self._requests, client)
             return
-        if not self._limiter.test(UNAUTHORISED, client) and _has_token(scope):
+        if _has_token(scope) and not await self._limiter.test(UNAUTHORISED, client):
             await self._refuse(send, UNAUTHORISED, client)
             return
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 401:
-                self._limiter.hit(UNAUTHORISED, client)
+                await self._limiter.hit(UNAUTHORISED, client)
             await send(message)
 
         await self._app(scope, receive, answer)
 
     async def _refuse(self, send: Send, limit: RateLimitItem, client: str) -> None:
-        left_s = max(1, math.ceil(self._limiter.get_window_stats(limit, client).reset_time - time.time()))
+        stats = await self._limiter.get_window_stats(limit, client)
+        left_s = max(1, math.ceil(stats.reset_time - time.time()))
         detail = f"more than {limit} from one address: try again in {left_s} s"
         headers = [(b"content-type", b"application/json"), (b"retry-after", str(left_s).encode())]
         await send({"type": "http.response.start", "status": 429, "headers": headers})

@@ -1,33 +1,33 @@
-"""One line in the log for each request, under an id that the caller gives or gets: X-Request-ID. And the answer to a
-request that failed by a defect: said here, since nothing around the application sees what Starlette answers then.
+"""Each request under an id that the caller gives or gets: X-Request-ID. And the answer to one that failed by a defect:
+said here, since nothing around the application sees what Starlette answers then.
+
+Every request is counted (metrics.API_REQUESTS); a line in the log is for what somebody may look for: what was refused,
+failed, was slow, or changed something. Boards are read hundreds of times a second: of those the log tells at DEBUG.
 """
 
 import re
+import secrets
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import structlog
 
 import metrics
+from api.asgi import ASGIApp, Headers, Receive, Scope, Send, with_head
 
 HEADER = b"x-request-id"
 _FIT = re.compile(rb"[A-Za-z0-9._-]{1,64}")  # of a given id: nothing else goes into headers and logs
 ASKED_BY_MACHINES = ("/health", "/ready", "/metrics", "/metrics/prometheus")  # every few seconds: at DEBUG
-
-Message = MutableMapping[str, Any]  # what ASGI calls so, and the next four
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+READS = ("GET", "HEAD")
+SLOW_S = 0.5
 
 log = structlog.get_logger()
 
 
 class RequestLog:
-    """Around the whole application. What is logged while a request is answered carries its request_id too.
+    """Around the whole application. What is logged while a request is answered carries its request_id.
 
     Of the path only the route is logged, of the query nothing. A stream is logged when it ends."""
 
@@ -38,17 +38,16 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _given(scope) or uuid.uuid4().hex.encode()
+        request_id = _given(scope) or secrets.token_hex(16).encode()
         began = time.perf_counter()
         status = 0  # no answer has begun
 
-        async def answer(message: Message) -> None:
+        def named(answered: int, headers: Headers) -> Headers:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
-            await send(message)
+            status = answered
+            return [*headers, (HEADER, request_id)]
 
+        answer = with_head(send, named)
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
             try:
                 await self._app(scope, receive, answer)
@@ -76,6 +75,14 @@ def _tell(scope: Mapping[str, Any], status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     if route != "/stream":  # it lasts as long as somebody looks
         metrics.API_REQUESTS.labels(route, str(status)).observe(seconds)
-    # A 5xx is said by whoever failed, with the reason: WARN here, no event is lost by an answer that is not given.
-    say = log.warning if status >= 500 else log.debug if route in ASKED_BY_MACHINES else log.info
+    say = _level(scope["method"], route, status, seconds)
     say("request", method=scope["method"], route=route, status=status, duration_ms=round(seconds * 1000, 1))
+
+
+def _level(method: str, route: str, status: int, seconds: float) -> Any:
+    """A 5xx is said by whoever failed, with the reason: WARN here, no event is lost by an answer that is not given."""
+    if status >= 500:
+        return log.warning
+    slow = seconds >= SLOW_S and route != "/stream"
+    quiet = route in ASKED_BY_MACHINES or (method in READS and status < 400 and not slow)
+    return log.debug if quiet else log.info

@@ -1,0 +1,22 @@
+"""What wrappers around the application share: ASGI's own types, and a hand on the head of an answer."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+def with_head(send: Send, change: Callable[[int, Headers], Headers]) -> Send:
+    """`send`, but the headers of the answer are what `change(status, headers)` makes of them."""
+
+    async def changed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = change(message["status"], [*message.get("headers", ())])
+        await send(message)
+
+    return changed
