@@ -23,6 +23,7 @@ from dataflows.content_lookup import ContentLookup
 from dataflows.destinations import connect
 from dataflows.guarded import guarded
 from dataflows.lifecycle import Execution, end, ending, own_recovery, stopping, waiting_for_kafka
+from dataflows.memory import share_memory
 from dataflows.progress_log import log_progress
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
@@ -60,6 +61,7 @@ def flow() -> Dataflow:
     """What `python -m bytewax.run dataflows.engagement` runs: everything as the environment says."""
     settings = Settings.from_env("kafka", "postgres", sinks=True)
     configure_logging(settings.log_level, "engagement")
+    share_memory()
     stopping.listen()
     try:
         return _connected(settings)
