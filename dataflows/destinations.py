@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataflows.lifecycle import abandon, stopping
 from dataflows.totals import RedisTotals
-from engagement.partner_body import partner_body
+from engagement.partner_body import partner_body, partner_events
 from engagement.rows import arrow_rows, event_days
 from engagement.totals_state import stored_periods
 from settings import Settings
@@ -88,6 +88,7 @@ def _partner(settings: Settings) -> "PartnerSink":
         token.get_secret_value() if token else "",
         batch_size=settings.external_api_batch_size,
         timeout_s=settings.external_api_timeout_seconds,
+        values=partner_events,
         body=partner_body,
         position=_position(settings, "partner"),
         dead_letters=settings.kafka_topic_dead_letters,

@@ -5,21 +5,18 @@ Names and order are those of ARROW_SCHEMA in engagement/rows.py too.
 
 from collections.abc import Sequence
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
 from msgspec import Raw
 
 from engagement.enrich import ANOMALY_NAMES, Contents, EnrichedEvents
-from engagement.events import Event
 from engagement.parse import Integers
 
 
 class EnrichedEvent(msgspec.Struct, gc=False):
-    """One enriched event, from which its JSON is made.
+    """One enriched event as JSON shows it.
 
-    content_id             and the fields behind it in FIELDS that the content has: JSON already, see `_contents`
     event_ts               ISO 8601 in UTC; six digits of a second, none where all are zero
     engagement_seconds     an integer where whole, such as 900, else a decimal, such as 1.5
     engagement_percentage  a decimal with at most two digits, such as 50.0
@@ -28,7 +25,11 @@ class EnrichedEvent(msgspec.Struct, gc=False):
     """
 
     event_id: str
-    content_id: Raw
+    content_id: str | None
+    content_slug: str | None
+    content_title: str | None
+    content_type: str | None
+    content_length_seconds: int | None
     user_id: str | None
     event_type: str
     event_ts: str
@@ -41,29 +42,29 @@ class EnrichedEvent(msgspec.Struct, gc=False):
     anomalies: tuple[str, ...]
 
 
-_OF_CONTENT: Final = ("content_slug", "content_title", "content_type", "content_length_seconds")
-FIELDS: Final = (*EnrichedEvent.__struct_fields__[:2], *_OF_CONTENT, *EnrichedEvent.__struct_fields__[2:])
+FIELDS: Final = EnrichedEvent.__struct_fields__
 
 _encode: Final = msgspec.json.Encoder().encode
 _POWERS_OF_TEN: Final = 10 ** np.arange(5, -1, -1)
-_BEFORE_ID: Final = b'{"content_id":'
-_NO_CONTENT: Final = "".join(f',"{name}":null' for name in _OF_CONTENT).encode()
-_KEPT_MAX: Final = 50_000
-_kept: Final = WeakKeyDictionary[Contents, dict[int, Raw]]()
 
 
-def partner_body(batch: EnrichedEvents, indexes: Sequence[int] | Integers) -> bytes:
-    """One JSON object for each event at these indexes, in that order, with commas between.
+def partner_events(batch: EnrichedEvents, indexes: Sequence[int] | Integers) -> list[EnrichedEvent]:
+    """The events at these indexes of the batch, in that order, for `partner_body`.
 
-    A column for each field, in their order, from which `map` makes a struct in 0.1 us, and all structs encoded at once:
-    0.7 us per event in all. A loop that makes and encodes each event by the names of its fields takes 3.7 us."""
+    A column for each field, in their order, from which `map` makes a struct in 0.1 us: 0.6 us per event in all, where a
+    loop that makes each event by the names of its fields takes 2.7 us. Best for a whole batch at once."""
     at = np.asarray(indexes, np.int64)
+    if not len(at):
+        return []
     index = at.tolist()
     events = [batch.events[i] for i in index]
+    # Without the id, which is null where nobody has the content.
+    _, *contents = zip(*batch.contents.rows.take(np.maximum(batch.content_rows[at], Contents.NONE)), strict=True)
     made = map(
         EnrichedEvent,
         [batch.event_ids[i] for i in index],
-        _contents(batch, events, batch.content_rows[at]),
+        [event.content_id for event in events],
+        *contents,
         [event.user_id for event in events],
         [event.event_type for event in events],
         _iso(batch.event_ts_us[at]),
@@ -75,27 +76,12 @@ def partner_body(batch: EnrichedEvents, indexes: Sequence[int] | Integers) -> by
         _whole_seconds(batch.timestamps_ms[at]),
         [ANOMALY_NAMES[bits] for bits in batch.anomaly_bits[at].tolist()],
     )
-    return _encode(list(made))[1:-1]
+    return list(made)
 
 
-def _contents(batch: EnrichedEvents, events: Sequence[Event], content_rows: Integers) -> list[Raw]:
-    """The five content fields of each event. A content's are encoded once: its row number never means another row."""
-    kept = _kept.setdefault(batch.contents, {})
-    rows = content_rows.tolist()
-    try:
-        return [kept[row] for row in rows]
-    except KeyError:
-        pass  # a content's first event, or its content_id is null, or nobody's
-    if len(kept) > _KEPT_MAX:
-        kept = _kept[batch.contents] = {}  # not cleared: another thread may be reading it
-    missing = list({*rows}.difference(kept, (Contents.NONE, Contents.UNKNOWN)))
-    stored = zip(missing, batch.contents.stored(missing), strict=True)
-    of_row = {row: kept[row] for row in rows if row in kept}
-    of_row |= {row: Raw(fields[len(_BEFORE_ID) : -1]) for row, (_, fields) in stored}
-    kept.update(of_row)
-    return [
-        of_row.get(row) or Raw(_encode(event.content_id) + _NO_CONTENT) for row, event in zip(rows, events, strict=True)
-    ]
+def partner_body(events: Sequence[EnrichedEvent]) -> bytes:
+    """Their JSON objects with commas between. Encoded together: 0.2 us per event, one by one 0.4."""
+    return _encode(events)[1:-1]
 
 
 def _iso(microseconds: Integers) -> list[str]:

@@ -80,7 +80,8 @@ class _Partition:
 class PartnerSink(SharedSink):
     """At most one effect per event at a partner that honours Idempotency-Key; at least one at any other.
 
-    body         (batch, rows) -> the JSON objects of the rows, with commas between
+    values       (batch, rows) -> what `body` makes JSON of, for each row
+    body         values -> their JSON objects, with commas between
     position     the fenced position of one Kafka partition (sinks.fenced_commit.FencedCommit)
     dead_letters topic that takes what the partner refuses for what it is
     passed       (partition, offset) -> has an operator said to pass this event? Asked while the breaker is open
@@ -99,7 +100,8 @@ class PartnerSink(SharedSink):
         *,
         batch_size: int,
         timeout_s: float,
-        body: Callable[[Any, Integers], bytes],
+        values: Callable[[Any, Integers], Sequence[Any]],
+        body: Callable[[Sequence[Any]], bytes],
         position: Callable[[PartitionId], Position],
         dead_letters: str,
         stopping: Callable[[], bool],
@@ -110,7 +112,7 @@ class PartnerSink(SharedSink):
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self._batch_size = batch_size
-        self._body = body
+        self._values, self._body = values, body
         self._position = position
         self._dead_letters = dead_letters
         self._passed = passed
@@ -219,7 +221,7 @@ class PartnerSink(SharedSink):
         rows = np.arange(np.searchsorted(batch.offsets, seen), len(batch.offsets))
         if batch.targets is not None:
             rows = rows[[batch.targets[row] in (None, SINK) for row in rows.tolist()]]
-        return Events(batch, rows) if len(rows) else None
+        return Events(batch, rows, self._values(batch, rows)) if len(rows) else None
 
     def _repeat(self, state: _Partition, events: Sequence[Events]) -> Sequence[Events]:
         """Send the predecessor's range in flight again, as it was; what is left of `events`.
@@ -287,7 +289,7 @@ class PartnerSink(SharedSink):
 
     def _json(self, request: Request) -> bytes:
         """A JSON array, or the single object."""
-        objects = b",".join(self._body(each.batch, each.rows) for each in request.events)
+        objects = b",".join(self._body(each.values) for each in request.events)
         return b"[" + objects + b"]" if request.array else objects
 
     def _store_in_flight(self, state: _Partition) -> None:

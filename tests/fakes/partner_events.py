@@ -64,11 +64,14 @@ def event_id(partition: int, offset: int) -> str:
     return f"e{partition}-{offset}"
 
 
-def body(events: EventBatch, rows: Integers) -> bytes:
+def values(events: EventBatch, rows: Integers) -> list[tuple[str, int]]:
+    """Of each row its id and offset."""
+    return [(events.event_ids[row], int(events.offsets[row])) for row in rows]
+
+
+def body(events: Sequence[tuple[str, int]]) -> bytes:
     """JSON objects, each a function of its record alone."""
-    return b",".join(
-        b'{"event_id":"%s","n":%d}' % (events.event_ids[row].encode(), events.offsets[row]) for row in rows
-    )
+    return b",".join(b'{"event_id":"%s","n":%d}' % (each.encode(), offset) for each, offset in events)
 
 
 @dataclass
@@ -137,6 +140,7 @@ def partner_sink(
         "secret",
         batch_size=batch_size,
         timeout_s=1,
+        values=values,
         body=body,
         position=lambda partition: FakeFencedCommit(broker, partition),
         dead_letters="letters",

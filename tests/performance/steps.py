@@ -12,7 +12,7 @@ from dataflows.totals import RedisTotals
 from engagement.enrich import ContentRow, Contents, enrich
 from engagement.events import TYPE_NAMES, decode_plain
 from engagement.parse import Header, Integers, parse
-from engagement.partner_body import partner_body
+from engagement.partner_body import partner_body, partner_events
 from engagement.rows import arrow_rows
 from sinks.redis_layout import Group
 from sinks.redis_write import Write, commands
@@ -105,7 +105,7 @@ def steps(count: int) -> dict[str, Callable[[], Any]]:
         "totals, added up": lambda: totals.step(None).on_batch([partial]),
         "Redis transaction": lambda: commands(Write(update.span, [update], {}, count), LAYOUT, landed=False),
         "BigQuery columns": lambda: arrow_rows(enriched, everything),
-        "partner bodies": lambda: partner_body(enriched, everything),
+        "partner bodies": lambda: partner_body(partner_events(enriched, everything)),
     }
 
 

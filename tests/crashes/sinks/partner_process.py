@@ -21,7 +21,7 @@ from sinks.fenced_commit import FencedCommit
 from sinks.partner import PartnerSink
 from sinks.partner_client import PartnerClient, Patience
 from sources.positions import PartitionId
-from tests.fakes.partner_events import EventBatch, batch, body
+from tests.fakes.partner_events import EventBatch, batch, body, values
 
 
 @dataclass
@@ -92,6 +92,7 @@ def live(life: Life) -> None:
         "secret",
         batch_size=life.batch_size,
         timeout_s=life.timeout_s,
+        values=values,
         body=body,
         position=position,
         dead_letters=life.letters,

@@ -17,7 +17,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from dataflows.totals import RedisTotals
 from engagement.enrich import Contents, EnrichedEvents, enrich
 from engagement.parse import parse
-from engagement.partner_body import partner_body
+from engagement.partner_body import partner_body, partner_events
 from engagement.rows import arrow_rows
 from engagement.totals_state import stored_periods
 from operations.audit import Audit, Options, Report, audit
@@ -169,7 +169,7 @@ class AuditPlace:
             if "partner" in sinks:
                 targets = batch.targets or [None] * len(batch)
                 mine = [index for index in chosen if targets[index] in (None, "partner")]
-                self.partner += [partner_body(batch, [index]) for index in mine]
+                self.partner += [partner_body([event]) for event in partner_events(batch, mine)]
             if letters:
                 for each in batch.rejected:
                     self.letter(batch.span.partition.partition, each.offset, each.value, "parse")

@@ -5,9 +5,10 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 from engagement.enrich import Contents, enrich
 from engagement.parse import parse
-from engagement.partner_body import partner_body
+from engagement.partner_body import partner_body, partner_events
 from sinks.fenced_commit import Committed
 from sinks.partner import PartnerSink
 from sinks.partner_client import PartnerClient, Unavailable
@@ -29,6 +30,7 @@ from tests.fakes.partner_events import (
     body,
     event_id,
     partition_id,
+    values,
 )
 from tests.fakes.partner_server import Receiver, receiver_thread
 from tests.fakes.positions import FakeBroker, FakeFencedCommit
@@ -57,6 +59,7 @@ def sink_to(
     batch_size: int = 10,
     timeout_s: float = TIMEOUT_S,
     stopping: Callable[[], bool] = lambda: False,
+    values: Callable[..., Sequence[Any]] = values,
     body: Callable[..., bytes] = body,
 ) -> PartnerSink:
     sink = PartnerSink(
@@ -64,6 +67,7 @@ def sink_to(
         token,
         batch_size=batch_size,
         timeout_s=timeout_s,
+        values=values,
         body=body,
         position=lambda partition: FakeFencedCommit(broker, partition),
         dead_letters="letters",
@@ -225,7 +229,7 @@ def test_real_events_arrive_as_the_interface_shows_them(receiver: Receiver, brok
     )
     contents = Contents()
     contents.put([(content_id, "intro", "Introduction to Data Engineering", "video", 1800)])
-    sink = sink_to(receiver.url, broker, body=partner_body)
+    sink = sink_to(receiver.url, broker, values=partner_events, body=partner_body)
     sink.write([enrich(parse(records), contents)])
     sink.write([enrich(parse(records_of_nothing(5)), contents)])
     assert receiver.effects() == ["1", "77"]

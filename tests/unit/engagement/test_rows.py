@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
-from engagement.partner_body import FIELDS, partner_body
+from engagement.partner_body import FIELDS, partner_body, partner_events
 from engagement.rows import ARROW_SCHEMA, arrow_rows, event_days
 from tests.unit.engagement.micro_batches import CONTENT_ID, KAFKA_TIME, parsed, plain
 
@@ -29,13 +29,13 @@ def batch_of(*values: bytes, at: str = KAFKA_TIME, length_seconds: int | None = 
 
 
 def body(**fields: Any) -> dict[str, Any]:
-    encoded = partner_body(batch_of(plain(**fields)), [0])
+    encoded = partner_body(partner_events(batch_of(plain(**fields)), [0]))
     return json.loads(encoded)  # type: ignore[no-any-return]
 
 
 def objects(batch: EnrichedEvents, indexes: Sequence[int]) -> list[dict[str, Any]]:
     """What stands in a request's array."""
-    return json.loads(b"[" + partner_body(batch, indexes) + b"]")  # type: ignore[no-any-return]
+    return json.loads(b"[" + partner_body(partner_events(batch, indexes)) + b"]")  # type: ignore[no-any-return]
 
 
 def golden_batch() -> EnrichedEvents:
@@ -45,12 +45,12 @@ def golden_batch() -> EnrichedEvents:
 
 
 def test_the_enriched_event_is_the_golden_one_byte_for_byte() -> None:
-    assert partner_body(golden_batch(), [0]) == (GOLDEN / "enriched.json").read_bytes().rstrip(b"\n")
+    assert partner_body(partner_events(golden_batch(), [0])) == (GOLDEN / "enriched.json").read_bytes().rstrip(b"\n")
 
 
 def test_the_example_comes_out_key_for_key() -> None:
     example = json.loads((GOLDEN / "example.json").read_bytes())
-    encoded = partner_body(golden_batch(), [0])
+    encoded = partner_body(partner_events(golden_batch(), [0]))
     made = json.loads(encoded)
     assert [(key, made[key]) for key in made if key in example] == list(example.items())
     for key, value in example.items():
@@ -69,7 +69,7 @@ def test_both_destinations_have_the_same_names_in_the_same_order() -> None:
 def test_nulls_stay_nulls() -> None:
     nothing = dict.fromkeys(("content_id", "user_id", "duration_ms", "device", "raw_payload"))
     batch = batch_of(plain(**nothing, event_type="play"))
-    made = json.loads(partner_body(batch, [0]))
+    made = json.loads(partner_body(partner_events(batch, [0])))
     nulls = {name for name, value in made.items() if value is None}
     assert nulls == {*nothing, "content_slug", "content_title", "content_type", "content_length_seconds"} | {
         "engagement_seconds",
@@ -82,7 +82,7 @@ def test_nulls_stay_nulls() -> None:
 
 def test_an_unknown_content_has_nulls_and_says_so() -> None:
     batch = batch_of(plain(content_id=UNKNOWN_ID))
-    made = json.loads(partner_body(batch, [0]))
+    made = json.loads(partner_body(partner_events(batch, [0])))
     assert (made["content_id"], made["content_title"], made["content_length_seconds"]) == (UNKNOWN_ID, None, None)
     (row,) = arrow_rows(batch, [0]).to_pylist()
     assert (row["content_id"], row["content_title"], row["content_length_seconds"]) == (UNKNOWN_ID, None, None)
@@ -94,7 +94,7 @@ def test_an_unknown_content_has_nulls_and_says_so() -> None:
     [(0, "0"), (1, "0.001"), (10, "0.01"), (1500, "1.5"), (900_000, "900"), (86_400_000, "86400"), (999, "0.999")],
 )
 def test_engagement_seconds_is_an_integer_where_whole(duration_ms: int, text: str) -> None:
-    encoded = partner_body(batch_of(plain(duration_ms=duration_ms)), [0])
+    encoded = partner_body(partner_events(batch_of(plain(duration_ms=duration_ms)), [0]))
     assert f'"engagement_seconds":{text},' in encoded.decode()
 
 
@@ -103,14 +103,14 @@ def test_engagement_seconds_is_an_integer_where_whole(duration_ms: int, text: st
     [(0, "0.0"), (180, "0.01"), (900_000, "50.0"), (599_940, "33.33"), (86_400_000, "4800.0")],
 )
 def test_engagement_percentage_has_at_most_two_decimals(duration_ms: int, text: str) -> None:
-    encoded = partner_body(batch_of(plain(duration_ms=duration_ms)), [0])
+    encoded = partner_body(partner_events(batch_of(plain(duration_ms=duration_ms)), [0]))
     assert f'"engagement_percentage":{text},' in encoded.decode()
 
 
 @given(st.integers(0, 86_400_000), st.integers(1, 10_000))
 def test_numbers_never_show_a_rounding_error(duration_ms: int, length_seconds: int) -> None:
     batch = batch_of(plain(duration_ms=duration_ms), length_seconds=length_seconds)
-    made = json.loads(partner_body(batch, [0]), parse_float=str)
+    made = json.loads(partner_body(partner_events(batch, [0])), parse_float=str)
     seconds, percentage = str(made["engagement_seconds"]), made["engagement_percentage"]
     assert len(seconds.partition(".")[2]) <= 3
     assert len(percentage.partition(".")[2]) <= 2
@@ -136,7 +136,7 @@ def test_event_ts_is_utc_with_six_digits_or_none(event_ts: str | None, shown: st
 
 def test_processed_at_is_the_kafka_timestamp_to_the_second() -> None:
     batch = batch_of(plain(), at="2025-08-10T14:30:25.999Z")
-    assert json.loads(partner_body(batch, [0]))["processed_at"] == "2025-08-10T14:30:25Z"
+    assert json.loads(partner_body(partner_events(batch, [0])))["processed_at"] == "2025-08-10T14:30:25Z"
     assert arrow_rows(batch, [0])["processed_at"].to_pylist() == [datetime(2025, 8, 10, 14, 30, 25, tzinfo=UTC)]
 
 
@@ -145,7 +145,7 @@ def test_processed_at_is_the_kafka_timestamp_to_the_second() -> None:
 )
 def test_raw_payload_reaches_both_destinations_byte_for_byte(raw: bytes) -> None:
     batch = batch_of(plain(raw_payload="X").replace(b'"X"', raw))
-    assert b'"raw_payload":' + raw + b',"processed_at"' in partner_body(batch, [0])
+    assert b'"raw_payload":' + raw + b',"processed_at"' in partner_body(partner_events(batch, [0]))
     assert arrow_rows(batch, [0])["raw_payload"].to_pylist() == [raw.decode()]
 
 
@@ -155,7 +155,7 @@ def test_indexes_choose_and_order_the_events() -> None:
     assert arrow_rows(batch, [7, 0, 3])["event_id"].to_pylist() == ["7", "0", "3"]
     backwards = list(range(len(batch)))[::-1]  # as many as there are, in another order
     assert arrow_rows(batch, backwards).to_pylist() == arrow_rows(batch, range(len(batch))).to_pylist()[::-1]
-    assert (partner_body(batch, []), arrow_rows(batch, []).num_rows) == (b"", 0)
+    assert (partner_body(partner_events(batch, [])), arrow_rows(batch, []).num_rows) == (b"", 0)
 
 
 def test_the_columns_are_those_that_bigquery_takes() -> None:
