@@ -79,7 +79,8 @@ class PostgresLookup:
         answers: list[Answer] = []
         while not self._answers.empty():
             answer = self._answers.get_nowait()
-            self._under_way.difference_update(answer.rows.column(0).to_pylist(), answer.absent)
+            asked = pa.array(self._under_way, pa.string())
+            self._under_way.difference_update(_among(asked, answer.rows).to_pylist(), answer.absent)
             answers.append(answer)
         return answers
 
@@ -129,12 +130,10 @@ class PostgresLookup:
 
     def _look_up(self, connection: psycopg.Connection, asked: list[str]) -> None:
         """What is known has been answered before the question was seen: a start asks while the table is loaded."""
-        keys = pa.array(asked, pa.string())
-        unknown: Any = keys.filter(pc.invert(pc.is_in(keys, value_set=self._known.column(0))))
+        unknown = _not_among(pa.array(asked, pa.string()), self._known)
         found = self._rows(connection, self._select_some, {"ids": unknown.to_pylist()})
-        self._known = joined([self._known, found])
-        absent: Any = unknown.filter(pc.invert(pc.is_in(unknown, value_set=found.column(0))))
-        self._answers.put(Answer(found, absent.to_pylist(), complete=False))
+        self._known = _in_one_piece([self._known, found])
+        self._answers.put(Answer(found, _not_among(unknown, found).to_pylist(), complete=False))
 
     def _rows(
         self, connection: psycopg.Connection, select: str, parameters: Mapping[str, Any] | None = None
@@ -143,12 +142,14 @@ class PostgresLookup:
         pages, lines, size = [self._nothing], [], 0
         with connection.cursor() as cursor, cursor.copy(f"COPY ({select}) TO STDOUT (FORMAT csv)", parameters) as copy:
             for line in copy:  # a row each
-                lines.append(line)
+                lines.append(
+                    bytes(line)
+                )  # the collector would look at views of it again and again: a third of the time
                 size += len(line)
                 if size >= PAGE_BYTES:
-                    pages += _columns(b"".join(lines), self._schema)
+                    pages += columns_of(b"".join(lines), self._schema)
                     lines, size = [], 0
-        return joined([*pages, *_columns(b"".join(lines), self._schema)])
+        return _in_one_piece([*pages, *columns_of(b"".join(lines), self._schema)])
 
     def _next_questions(self, timeout_s: float) -> list[str]:
         """Everything asked by now; waits for the first question, at most a second at a time."""
@@ -163,22 +164,31 @@ class PostgresLookup:
 
 def differences(known: pa.RecordBatch, found: pa.RecordBatch) -> tuple[pa.RecordBatch, list[str]]:
     """Rows found that are new or differ from those known, and keys known that were not found. The key comes first."""
+    if not len(known):
+        return found, []  # all of a start's load, without a copy
     place: Any = pc.index_in(found.column(0), value_set=known.column(0))  # null: new
     same = place.is_valid()
     for now, before in zip(found.columns[1:], known.take(place).columns[1:], strict=True):
         equal: Any = pc.equal(now, before)  # null where one of them is
         same = pc.and_(same, pc.or_(equal.fill_null(False), pc.and_(now.is_null(), before.is_null())))
-    gone: Any = known.column(0).filter(pc.invert(pc.is_in(known.column(0), value_set=found.column(0))))
-    return found.filter(pc.invert(same)), gone.to_pylist()
+    return found.filter(pc.invert(same)), _not_among(known.column(0), found).to_pylist()
 
 
-def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+def _among(keys: Any, rows: pa.RecordBatch) -> Any:
+    return keys.filter(pc.is_in(keys, value_set=rows.column(0)))
+
+
+def _not_among(keys: Any, rows: pa.RecordBatch) -> Any:
+    return keys.filter(pc.invert(pc.is_in(keys, value_set=rows.column(0))))
+
+
+def _in_one_piece(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """All rows in one piece, so that a row is found without looking for its piece."""
     whole: pa.RecordBatch = pa.concat_batches(parts)  # type: ignore[attr-defined]  # missing in its stubs
     return whole
 
 
-def _columns(lines: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
+def columns_of(lines: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
     """Whole lines of CSV."""
     if not lines:
         return []
