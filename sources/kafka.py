@@ -32,7 +32,9 @@ SNAPSHOT_BEHIND_MS_MAX = 3600 * 1000  # an older snapshot than this is dearer to
 METADATA_TIMEOUT_S = 10.0
 TUNED = {  # KAFKA_CONFIG_* may say otherwise
     "fetch.queue.backoff.ms": 5,  # the default of 1000 halves the drain
-    "fetch.wait.max.ms": 20,
+    # The broker answers as soon as there is something; until then each partition asks so often (at 20: 0.1 of a core).
+    # Not more: whatever else is asked over that connection waits behind it.
+    "fetch.wait.max.ms": 100,
     "queued.max.messages.kbytes": 2048,  # a consumer per partition: 8192 drains no faster, and costs 25 MB more each
 }
 REQUIRED = {  # whatever else is configured

@@ -9,7 +9,7 @@ import pytest
 
 from sources import change_stream
 from sources.change_position import ChangePosition, decoded
-from sources.change_stream import CapturedTable, Changes, ChangeStream
+from sources.change_stream import GROUP_EVERY_S, CapturedTable, Changes, ChangeStream
 from sources.id_set import IdSet
 from sources.positions import FlowStopped
 
@@ -85,6 +85,20 @@ def test_waiting_transactions_make_one_group_that_ends_behind_the_last_commit() 
     assert ids(group) == [1, 2, 3]
     assert position(group) == START.streaming(308, highest=3)
     assert it.group() is None
+
+
+def test_transactions_soon_after_a_group_make_one_together() -> None:
+    script = Script([begin(200), *rows(1), commit(200), None, begin(300), *rows(2), commit(300)])
+    changes = ChangeStream(script, TABLE, START, script.clock)
+    assert ids(changes.group()) == [1, 2]
+    assert GROUP_EVERY_S <= script.now < GROUP_EVERY_S + 0.02
+
+
+def test_a_transaction_after_a_pause_waits_for_no_other() -> None:
+    script = Script([begin(200), *rows(1), commit(200), None, begin(300), *rows(2), commit(300)])
+    changes = ChangeStream(script, TABLE, START, script.clock)
+    script.now += 1
+    assert ids(changes.group()) == [1]
 
 
 def test_a_dry_stream_within_a_transaction_ends_no_group() -> None:
