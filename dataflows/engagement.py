@@ -23,7 +23,7 @@ from dataflows.content_lookup import ContentLookup
 from dataflows.destinations import connect
 from dataflows.guarded import guarded
 from dataflows.lifecycle import Execution, end, ending, own_recovery, stopping, waiting_for_kafka
-from dataflows.memory import share_memory
+from dataflows.memory import collect_rarely, share_memory
 from dataflows.progress_log import log_progress
 from dataflows.status import ProcessStatus, Progress
 from dataflows.topic_watch import watch_topic
@@ -122,7 +122,9 @@ def _connected(settings: Settings) -> Dataflow:
         waiting=lambda: _waiting(table, source),
     ).publish(settings)
     log_progress(partial(_progress, progress), stopping.wait)
-    return build(source, lookup.enrich, destinations.totals, sinks)
+    built = build(source, lookup.enrich, destinations.totals, sinks)
+    collect_rarely()
+    return built
 
 
 def _progress(progress: Progress) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 The bytes of several events may be joined; `decoded` takes them apart.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from struct import Struct
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from engagement.enrich import EnrichedEvents
 from engagement.parse import Integers
@@ -32,6 +35,7 @@ _COLUMNS: Final = np.dtype(
         "formats": [">i8", ">i8", ">i4", ">i4", "u1", "u1", ">u2", ">u2"],
     }
 )
+HEADER: Final = np.dtype(f"V{_COLUMNS.itemsize}")  # as bytes: NumPy joins columns in the machine's byte order
 _HEADER: Final = Struct(">qqiiBBHH")
 _NULL_DEVICE: Final = 0xFFFF
 
@@ -50,14 +54,36 @@ class RecentEvent:
     device: str | None
 
 
-def encoded(enriched: EnrichedEvents, chosen: Integers) -> list[bytes]:
-    """The chosen events, each as bytes.
+@dataclass(slots=True)
+class EncodedEvents:
+    """Events as they are stored, one row each: headers HEADER [n], and the text behind each header."""
 
-    Headers are made column by column, so that only id and device cost Python objects: 0.18 us per event, an object
-    and its JSON 1.3 us."""
+    headers: npt.NDArray[np.void]
+    texts: list[bytes]
+
+    def bytes_of(self, row: int) -> bytes:
+        """One of them."""
+        header: bytes = self.headers[row].tobytes()
+        return header + self.texts[row]
+
+
+def together(parts: Sequence[EncodedEvents]) -> EncodedEvents:
+    """One after the other."""
+    return EncodedEvents(
+        np.concatenate([part.headers for part in parts]), list(chain.from_iterable(part.texts for part in parts))
+    )
+
+
+def encoded(enriched: EnrichedEvents, chosen: Integers) -> EncodedEvents:
+    """The chosen events.
+
+    Headers are made column by column, so that only id and device cost Python objects: 0.3 us per event, an object and
+    its JSON 1.3 us."""
     places = chosen.tolist()
-    ids = [enriched.event_ids[i].encode() for i in places]
+    ids = [enriched.event_ids[i] for i in places]
     devices = [enriched.events[i].device for i in places]
+    told = ["" if device is None else device for device in devices] if None in devices else devices
+    texts = [(event_id + device).encode() for event_id, device in zip(ids, told, strict=True)]
     headers = np.empty(len(places), _COLUMNS)
     headers["offset"] = enriched.offsets[chosen]
     headers["event_ts_us"] = enriched.event_ts_us[chosen]
@@ -65,13 +91,14 @@ def encoded(enriched: EnrichedEvents, chosen: Integers) -> list[bytes]:
     headers["percentage"] = enriched.percentages[chosen]
     headers["type"] = enriched.types[chosen]
     headers["anomalies"] = enriched.anomaly_bits[chosen]
-    headers["id_bytes"] = [len(each) for each in ids]
-    told = [b"" if device is None else device.encode() for device in devices]
-    headers["device_bytes"] = [
-        _NULL_DEVICE if device is None else len(each) for device, each in zip(devices, told, strict=True)
-    ]
-    fixed = headers.view(f"V{_HEADER.size}").tolist()
-    return [header + each + device for header, each, device in zip(fixed, ids, told, strict=True)]
+    encoded_ids = ids if "".join(ids).isascii() else [event_id.encode() for event_id in ids]
+    id_bytes = np.fromiter(map(len, encoded_ids), np.int64, len(ids))
+    headers["id_bytes"] = id_bytes
+    device_bytes = np.fromiter(map(len, texts), np.int64, len(texts)) - id_bytes
+    if None in devices:
+        device_bytes[[device is None for device in devices]] = _NULL_DEVICE
+    headers["device_bytes"] = device_bytes
+    return EncodedEvents(headers.view(HEADER), texts)
 
 
 def decoded(stored: bytes) -> list[RecentEvent]:

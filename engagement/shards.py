@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from engagement.content_rows import Tags
 from engagement.parse import Integers
-from engagement.recent import RecentEvent, decoded
+from engagement.recent import HEADER, EncodedEvents, RecentEvent, decoded
 
 USER_RECORD: Final = np.dtype([("tag", "<u8"), ("user", "<u4")])
-_EVENT_PREFIX: Final = np.dtype([("tag", "<u8"), ("length", "<u2")])
+_EVENT_RECORD: Final = np.dtype([("tag", "<u8"), ("length", "<u2"), ("header", HEADER)])
 _PREFIX: Final = Struct("<QH")
 
 
@@ -34,13 +34,17 @@ def users_of(stored: bytes, tag: int) -> npt.NDArray[np.uint32]:
     return users
 
 
-def event_records(tags: Tags, entries: list[bytes]) -> list[bytes]:
-    """One record per event."""
-    prefixes = np.empty(len(entries), _EVENT_PREFIX)
-    prefixes["tag"] = tags
-    prefixes["length"] = list(map(len, entries))
-    told = prefixes.view(f"V{_PREFIX.size}").tolist()
-    return [prefix + entry for prefix, entry in zip(told, entries, strict=True)]
+def event_records(tags: Tags, events: EncodedEvents, rows: Integers) -> list[bytes]:
+    """These rows of the events as records, tags in step, each in two parts: what has a fixed width, then its text."""
+    records = np.empty(len(rows), _EVENT_RECORD)
+    texts = [events.texts[row] for row in rows.tolist()]
+    records["tag"] = tags
+    records["length"] = np.fromiter(map(len, texts), np.int64, len(texts)) + events.headers.itemsize
+    records["header"] = events.headers[rows]
+    parts = [b""] * (2 * len(rows))
+    parts[::2] = records.view(f"V{_EVENT_RECORD.itemsize}").tolist()
+    parts[1::2] = texts
+    return parts
 
 
 def events_of(stored: bytes, tag: int) -> Iterator[RecentEvent]:

@@ -5,15 +5,17 @@ Everything is an integer: milliseconds, hundredths of a percent, thousandths of 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
+from engagement.content_rows import BatchContents
 from engagement.enrich import Contents, EnrichedEvents, score_thousandths
-from engagement.recent import RECENT_MAX, RECENT_MS, encoded
+from engagement.recent import RECENT_MAX, RECENT_MS, EncodedEvents, encoded
 
+T = TypeVar("T")
 Ints = npt.NDArray[np.int64]
 
 TYPES = ("play", "pause", "finish", "click")
@@ -38,7 +40,7 @@ class Sums:
     """Sums by (period, content), one row each: periods and contents int64 [n], sums int64 [n, 9] (MEASURES).
 
     periods   number of the minute or window since 1970
-    contents  index into `content_ids` of the batch
+    contents  index into the batch's contents
     """
 
     periods: Ints
@@ -57,12 +59,12 @@ class Users:
 
 @dataclass(slots=True)
 class Recent:
-    """Events to show, one row each: minutes and contents as in Sums, event_ts_us int64 [n], entries in step."""
+    """Events to show, one row each: minutes and contents as in Sums, event_ts_us int64 [n], the events in step."""
 
     minutes: Ints
     contents: Ints
     event_ts_us: Ints
-    entries: list[bytes]
+    events: EncodedEvents
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ class PartialTotals:
     """
 
     span: Any  # the batch's span: partition, owner, offset_from, offset_next
-    content_ids: list[str]
+    batch_contents: BatchContents
     minutes: Sums
     windows: Sums
     minute_users: Users
@@ -107,23 +109,28 @@ def partial_totals(enriched: EnrichedEvents, *, window_minutes: int, lateness_se
     )
     listed = enriched.content_rows[taken] != Contents.NONE
     taken, event_ts, before = taken[listed], event_ts[listed], before[listed]
-    content_ids, content = _contents(enriched, taken)
+    contents, content = _contents(enriched, taken)
     minute = event_ts // MINUTE_US
     window = minute // window_minutes
     lateness_us = lateness_seconds * 1_000_000
     in_minute = before < (minute + 1) * MINUTE_US + lateness_us
     in_window = before < (window + 1) * (window_minutes * MINUTE_US) + lateness_us
     measures = _measures(enriched, taken)
-    users = user_numbers([enriched.events[i].user_id for i in taken.tolist()])
+    users = user_numbers([event.user_id for event in _of(enriched.events, taken)])
     somebody = users >= 0
     fresh = np.flatnonzero(event_ts > (newest_ms - RECENT_MS) * 1000)
     newest = fresh[_newest(content[fresh], event_ts[fresh], enriched.offsets[taken[fresh]])]
     late, counts = np.unique(window[~in_window], return_counts=True)
+    minutes = _summed(minute, content, measures, in_minute)
+    if len(late) or not in_minute.all():
+        windows = _summed(window, content, measures, in_window)
+    else:
+        windows = _coarser(minutes, window_minutes)
     return PartialTotals(
         span=enriched.span,
-        content_ids=content_ids,
-        minutes=_summed(minute, content, measures, in_minute),
-        windows=_summed(window, content, measures, in_window),
+        batch_contents=contents,
+        minutes=minutes,
+        windows=windows,
         minute_users=_users(minute, content, users, in_minute & somebody),
         late_users=_users(window, content, users, in_window & ~in_minute & somebody),
         late=dict(zip(late.tolist(), counts.tolist(), strict=True)),
@@ -142,7 +149,14 @@ def user_numbers(user_ids: list[str | None]) -> Ints:
 
     CRC-32: of the users of one content in a minute two share a number less than once in a million where they are
     counted exactly, and a hundredth of the HyperLogLog's own error where they are estimated."""
-    return np.array([-1 if user_id is None else crc32(user_id.encode()) for user_id in user_ids], dtype=np.int64)
+    if None in user_ids:
+        return np.array([-1 if user_id is None else crc32(user_id.encode()) for user_id in user_ids], dtype=np.int64)
+    return np.fromiter(map(crc32, map(str.encode, user_ids)), np.int64, len(user_ids))  # type: ignore[arg-type]
+
+
+def _of(values: list[T], chosen: Ints) -> list[T]:
+    """The chosen ones; mostly all are."""
+    return values if len(chosen) == len(values) else [values[i] for i in chosen.tolist()]
 
 
 def _taken(enriched: EnrichedEvents) -> Ints:
@@ -152,19 +166,20 @@ def _taken(enriched: EnrichedEvents) -> Ints:
     return np.flatnonzero([target in (None, "redis") for target in enriched.targets])
 
 
-def _contents(enriched: EnrichedEvents, chosen: Ints) -> tuple[list[str], Ints]:
-    """Distinct ids of the chosen events' contents, and for each event the index of its own.
+def _contents(enriched: EnrichedEvents, chosen: Ints) -> tuple[BatchContents, Ints]:
+    """Distinct contents of the chosen events, and for each event the index of its own.
 
     By row number, not by id: a fifth of the time. Only contents that nobody knows have no row."""
     distinct, index = np.unique(enriched.content_rows[chosen], return_inverse=True)
-    known, first = enriched.contents.rows.ids, int(len(distinct) > 0 and distinct[0] == Contents.UNKNOWN)
-    ids = [known[number] for number in distinct[first:].tolist()]
+    first = int(len(distinct) > 0 and distinct[0] == Contents.UNKNOWN)
+    known = distinct[first:]
     index -= first
     unknown: dict[str | None, int] = {}
     for place in np.flatnonzero(index < 0).tolist():
         content_id = enriched.events[chosen[place]].content_id
-        index[place] = unknown.setdefault(content_id, len(ids) + len(unknown))
-    return [*ids, *(content_id for content_id in unknown if content_id is not None)], index
+        index[place] = unknown.setdefault(content_id, len(known) + len(unknown))
+    ids = [content_id for content_id in unknown if content_id is not None]
+    return BatchContents(ids, known, enriched.contents.rows), index
 
 
 def _measures(enriched: EnrichedEvents, taken: Ints) -> Ints:
@@ -182,15 +197,27 @@ def _measures(enriched: EnrichedEvents, taken: Ints) -> Ints:
 
 def _summed(periods: Ints, contents: Ints, measures: Ints, chosen: npt.NDArray[np.bool_]) -> Sums:
     """The chosen events' sums by (period, content)."""
-    periods, contents, measures = periods[chosen], contents[chosen], measures[chosen]
+    if not chosen.all():
+        periods, contents, measures = periods[chosen], contents[chosen], measures[chosen]
     if not len(periods):
         return Sums(periods, contents, measures)
-    key = (periods << 32) + contents
-    order = np.argsort(key, kind="stable")
+    earliest, width = int(periods.min()), int(contents.max()) + 1
+    key = (periods - earliest) * width + contents
+    # 16 bits are sorted by radix; a batch of 2,000 events in a few minutes fits.
+    order = np.argsort(key.astype(np.int16) if key.max() < 2**15 else key, kind="stable")
     ordered = key[order]
     first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     unique = ordered[first]
-    return Sums(unique >> 32, unique & 0xFFFFFFFF, np.add.reduceat(measures[order], first, axis=0))
+    sums = np.add.reduceat(measures.take(order, axis=0), first, axis=0)
+    return Sums(unique // width + earliest, unique % width, sums)
+
+
+def _coarser(minutes: Sums, window_minutes: int) -> Sums:
+    """The sums of the windows, where every event counts in its minute: mostly they are those of one minute."""
+    windows = minutes.periods // window_minutes
+    if not len(windows) or minutes.periods[0] == minutes.periods[-1]:
+        return Sums(windows, minutes.contents, minutes.sums)
+    return _summed(windows, minutes.contents, minutes.sums, np.ones(len(windows), dtype=bool))
 
 
 def _users(periods: Ints, contents: Ints, users: Ints, chosen: npt.NDArray[np.bool_]) -> Users:

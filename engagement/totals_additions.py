@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engagement.content_rows import EVENT_SHARDS, SHARD_NAMES, USER_SHARDS, ContentRows, Tags
-from engagement.recent import RECENT_MAX
+from engagement.recent import RECENT_MAX, EncodedEvents, together
 from engagement.shards import event_records, user_records
 from engagement.totals import MINUTE_S, Ints
 from engagement.totals_update import Addition, Kind, Update
@@ -30,13 +30,13 @@ class Additions:
 
     minute_users  (minute, content row, user number) of events in open minutes
     window_users  (window, content row, user number) of events in closed minutes of open windows
-    recent        (minute, content row, event_ts_us), and their entries
+    recent        (minute, content row, event_ts_us), and those events
     """
 
     minute_users: list[Columns] = field(default_factory=list)
     window_users: list[Columns] = field(default_factory=list)
     recent: list[Columns] = field(default_factory=list)
-    entries: list[bytes] = field(default_factory=list)
+    events: list[EncodedEvents] = field(default_factory=list)
 
     def into(
         self, update: Update, contents: ContentRows, window_minutes: int, counted: Counted, readable: Readable
@@ -53,29 +53,29 @@ class Additions:
         for window, (rows, users) in _by_period(self.window_users):
             if readable("window", window):
                 start_s = window * window_minutes * MINUTE_S
-                update.crowded_users += _crowded_users("window", start_s, contents, *_distinct(rows, users))
+                update.crowded_users += _crowded_users("window", start_s, contents, rows, users)
                 update.everybody.append(("window", start_s, _joined(users)))
-        if self.entries:
+        if self.events:
             self._events(update, contents, counted)
 
     def _events(self, update: Update, contents: ContentRows, counted: Counted) -> None:
         minutes, rows, times = (np.concatenate(columns) for columns in zip(*self.recent, strict=True))
-        places = np.arange(len(self.entries), dtype=np.int64)
+        events = together(self.events)
+        places = np.arange(len(rows), dtype=np.int64)
         for minute, (chosen, of) in _by_period([(minutes, places, rows)]):
             few = _few(counted(minute, of))
             start_s = minute * MINUTE_S
             tags = contents.tags(of[few])
-            records = event_records(tags, [self.entries[i] for i in chosen[few].tolist()])
             order, shards = _by_shard(tags, EVENT_SHARDS)
-            joined = [records[i] for i in order.tolist()]
-            values = [b"".join(joined[start:end]) for start, end in shards.edges()]
+            parts = event_records(tags[order], events, chosen[few][order])
+            values = [b"".join(parts[2 * start : 2 * end]) for start, end in shards.edges()]
             update.added.append(Addition("recent", start_s, shards.names(), values))
             crowded: dict[int, list[tuple[int, bytes]]] = {}
             for row, i in zip(of[~few].tolist(), chosen[~few].tolist(), strict=True):
-                crowded.setdefault(row, []).append((int(times[i]), self.entries[i]))
+                crowded.setdefault(row, []).append((int(times[i]), events.bytes_of(i)))
             update.crowded_recent += [
-                (start_s, contents.ids[row], events if len(events) <= RECENT_MAX else sorted(events)[-RECENT_MAX:])
-                for row, events in crowded.items()
+                (start_s, contents.ids[row], shown if len(shown) <= RECENT_MAX else sorted(shown)[-RECENT_MAX:])
+                for row, shown in crowded.items()
             ]
 
 
@@ -103,30 +103,31 @@ class Runs:
 
 
 def _users(update: Update, contents: ContentRows, start_s: int, rows: Ints, users: Ints, events: Ints) -> None:
+    """Who is there twice is stored twice: readers look for the distinct ones anyhow, and few are."""
     few = _few(events)
-    owners, numbers = _distinct(rows[few], users[few])
-    tags = contents.tags(owners)
+    tags = contents.tags(rows[few])
     order, shards = _by_shard(tags, USER_SHARDS)
-    records = user_records(tags[order], numbers[order])
+    records = user_records(tags[order], users[few][order])
     raw, size = records.tobytes(), records.itemsize
     values = [raw[size * start : size * end] for start, end in shards.edges()]
     update.added.append(Addition("users", start_s, shards.names(), values))
     if not few.all():
-        update.crowded_users += _crowded_users("minute", start_s, contents, *_distinct(rows[~few], users[~few]))
+        update.crowded_users += _crowded_users("minute", start_s, contents, rows[~few], users[~few])
 
 
 def _crowded_users(
     kind: Kind, start_s: int, contents: ContentRows, rows: Ints, numbers: Ints
 ) -> Iterator[tuple[Kind, int, str, list[bytes]]]:
-    runs = Runs.of(rows)
-    told = numbers.astype("<u4").view("V4").tolist()
+    order = np.argsort(rows, kind="stable")
+    runs = Runs.of(rows[order])
+    told = numbers[order].astype("<u4").view("V4").tolist()
     for row, (start, end) in zip(runs.numbers.tolist(), runs.edges(), strict=True):
         yield kind, start_s, contents.ids[row], told[start:end]
 
 
 def _joined(numbers: Ints) -> bytes:
-    """Each once, four bytes each."""
-    return np.unique(numbers).astype("<u4").tobytes()
+    """Four bytes each."""
+    return numbers.astype("<u4").tobytes()
 
 
 def _by_period(parts: list[Columns]) -> Iterator[tuple[int, tuple[Ints, Ints]]]:
@@ -134,18 +135,14 @@ def _by_period(parts: list[Columns]) -> Iterator[tuple[int, tuple[Ints, Ints]]]:
     if not parts:
         return
     periods, first, second = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if not len(periods):
+        return
     if (periods == periods[0]).all():  # the rule where batches are small
         yield int(periods[0]), (first, second)
         return
     for period in np.unique(periods).tolist():
         chosen = periods == period
         yield period, (first[chosen], second[chosen])
-
-
-def _distinct(rows: Ints, users: Ints) -> tuple[Ints, Ints]:
-    """The distinct pairs, by row."""
-    pairs = np.unique((rows << 32) | users)
-    return pairs >> 32, pairs & 0xFFFFFFFF
 
 
 def _by_shard(tags: Tags, count: int) -> tuple[Ints, Runs]:

@@ -168,19 +168,16 @@ class PartitionTotals:
         return state
 
     def _add(self, partial: PartialTotals, touched: _Touched) -> None:
-        rows = self._contents.rows(partial.content_ids)
+        rows = self._contents.rows_of(partial.batch_contents)
         late = dict(partial.late)
         self._merge("minute", partial.minutes, rows, touched)
         open_windows = self._merge("window", partial.windows, rows, touched)
         windows = partial.windows
-        for number, events in zip(
-            windows.periods[open_windows].tolist(), windows.sums[open_windows, EVENTS].tolist(), strict=True
-        ):
-            self._count(number, events=events)
-        for number, events in zip(
-            windows.periods[~open_windows].tolist(), windows.sums[~open_windows, EVENTS].tolist(), strict=True
-        ):
-            late[number] = late.get(number, 0) + events
+        for number in np.unique(windows.periods).tolist():
+            of = windows.periods == number
+            self._count(number, events=int(windows.sums[of & open_windows, EVENTS].sum()))
+            if too_late := int(windows.sums[of & ~open_windows, EVENTS].sum()):
+                late[number] = late.get(number, 0) + too_late
         for number, events in late.items():
             self.counters["late"] += events
             self._count(number, late=events)
@@ -188,7 +185,7 @@ class PartitionTotals:
         self._add_users(partial, rows, touched.additions)
         recent = partial.recent
         touched.additions.recent.append((recent.minutes, rows[recent.contents], recent.event_ts_us))
-        touched.additions.entries += recent.entries
+        touched.additions.events.append(recent.events)
         touched.contents.update(partial.contents)
         for name in ("events", "rejected", "skipped"):
             self.counters[name] += getattr(partial, name)

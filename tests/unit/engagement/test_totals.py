@@ -194,7 +194,8 @@ def test_buckets_that_nobody_can_read_are_not_written() -> None:
 def test_the_fifty_newest_events_of_a_content_are_kept_by_event_time_then_offset() -> None:
     records = [Record(event_ms=i % 3, kafka_ms=100) for i in range(120)]
     recent = partial_totals(batch(records), **OPTIONS).recent
-    kept = [(event.event_ts_us, event.offset) for entry in recent.entries for event in decoded(entry)]
+    stored = b"".join(map(recent.events.bytes_of, range(len(recent.events.texts))))
+    kept = [(event.event_ts_us, event.offset) for event in decoded(stored)]
     assert [event_ts_us for event_ts_us, _ in kept] == recent.event_ts_us.tolist()
     expected = sorted(((NOON_MS + i % 3) * 1000, i) for i in range(120))[-50:]
     assert kept == expected
