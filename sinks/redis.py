@@ -171,9 +171,15 @@ class RedisSink(FixedPartitionedSink[Update, int]):
         self._registered[partition] = time.monotonic()
 
     def load(self, span: Span) -> Loaded:
-        """What Redis holds of the span's partition: position, counters, and the buckets still needed."""
+        """What Redis holds of the span's partition: position, counters, and the buckets still needed.
+
+        Raises LostWrites where it holds less than when the partition was claimed, which is where batches begin."""
         keys = self.layout(span.partition.topic).partition(span.partition.partition)
-        return self._redis.call("load the open totals", lambda client: self._load(client, keys))
+        loaded = self._redis.call("load the open totals", lambda client: self._load(client, keys))
+        acknowledged = self._acknowledged.get((span.partition, span.owner))
+        if acknowledged is not None and (loaded.offset_next is None or loaded.offset_next < acknowledged):
+            raise self._lost(span)
+        return loaded
 
     def write(self, updates: Sequence[Update]) -> None:
         """Write updates, each partition's in offset order; when it returns, Redis has acknowledged them."""
@@ -240,10 +246,7 @@ class RedisSink(FixedPartitionedSink[Update, int]):
         span = write.span
         where = f"partition {span.partition.partition} of topic {span.partition.topic}"
         if outcome == "lost":
-            raise LostWrites(
-                f"Redis has forgotten acknowledged totals of {where} (it was flushed, restored from an older copy, or "
-                "failed over to a replica behind): the flow starts again and counts on from what Redis still holds."
-            )
+            raise self._lost(span)
         if outcome == "fenced":
             raise Fenced(
                 f"Another process has taken over {where} in Redis: this one ends. Run one process per partition."
@@ -258,6 +261,14 @@ class RedisSink(FixedPartitionedSink[Update, int]):
         if write.events:
             newest_ms = write.updates[-1].newest_ms
             metrics.LATENCY.labels(SINK).observe(max(0.0, time.time() - newest_ms / 1000))
+
+    @staticmethod
+    def _lost(span: Span) -> LostWrites:
+        return LostWrites(
+            f"Redis has forgotten acknowledged totals of partition {span.partition.partition} of topic "
+            f"{span.partition.topic} (it was flushed, restored from an older copy, or failed over to a replica behind): "
+            "the flow starts again and counts on from what Redis still holds."
+        )
 
     def _load(self, client: Any, keys: PartitionKeys) -> Loaded:
         position = {name.decode(): value for name, value in client.hgetall(keys.position).items()}

@@ -184,6 +184,17 @@ def test_updates_that_redis_holds_already_still_bring_their_contents(
     assert held[keys_of(unique).partition(0).position][b"next"] == b"6"
 
 
+def test_redis_that_lost_writes_between_claim_and_load_is_said_to_have(redis_url: str, unique: str) -> None:
+    """The batches of this start begin where the partition was claimed: counting on from less would be a gap."""
+    first = Process(make_sink(redis_url, unique), "a")
+    first.take(SOME, 0)
+    second = Process(make_sink(redis_url, unique), "b")
+    assert second.claim.offset_next == 6
+    redis.Redis.from_url(redis_url).hset(keys_of(unique).partition(0).position, "next", 3)
+    with pytest.raises(LostWrites, match="forgotten acknowledged totals of partition 0"):
+        second.take(SOME, 6)
+
+
 def test_a_write_whose_answer_was_lost_counts_as_landed(
     redis_url: str, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
