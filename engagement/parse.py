@@ -164,12 +164,13 @@ def _decoded(values: Sequence[bytes | None], refused: dict[int, EventError]) -> 
     """Events in the order of the values, _NO_EVENT where refused or skipped, and the indexes of what is skipped."""
     skipped: list[int] = []
     events: list[Event] = []
-    decode_next = decode_plain if _plain_enough(values) else _checked
-    for index, value in enumerate(values):
+    left = map(decode_plain if _plain_enough(values) else _checked, values)  # type: ignore[arg-type]  # None: TypeError
+    while len(events) < len(values):
         try:
-            events.append(decode_next(value))  # type: ignore[arg-type]  # a tombstone raises TypeError
-        except DECODE_ERRORS:
-            events.append(_decoded_otherwise(value, index, refused, skipped))
+            events.extend(left)  # a step of the interpreter per refusal, not per value
+        except DECODE_ERRORS:  # what came before the refused value is in the list by now
+            index = len(events)
+            events.append(_decoded_otherwise(values[index], index, refused, skipped))
     return events, skipped
 
 
