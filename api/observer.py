@@ -11,10 +11,11 @@ import structlog
 from redis.exceptions import RedisClusterException
 
 from api.kafka_positions import KafkaAway, KafkaLook
+from api.partition_positions import PartitionPosition
 from api.phases import IDLE_S, Facts, Phase, phase_of
 from api.processes import SPEAKS_S, Processes
 from api.progress import Progress, SinkProgress
-from api.queries import PartitionPosition, TotalsReader
+from api.queries import TotalsReader
 from api.stages import BOARD, LABELS, UNMOVED_S, Breaker, Stage, State, stage_json, state_of
 from api.troubles import POSTGRES, postgres_away, redis_away, trouble_of
 from engagement.totals import NEVER

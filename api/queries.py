@@ -1,21 +1,21 @@
 """What the API reads: the totals in Redis, partitions merged. `now_us` is an argument; Redis failures are raised."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
+from api.partition_positions import PartitionPosition, newest_us_of, stand, watermarks_of
 from api.questions import Question, ask
 from api.recent_events import recent_events
 from api.unique_users import UniqueUsers, United
 from engagement import boards
 from engagement.boards import BoardSpan
-from engagement.totals import NEVER, SCORE, Ints
+from engagement.totals import SCORE, Ints
 from sinks.redis_layout import SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 
 UNKNOWN_AMONG_THEM = 10  # contents that PostgreSQL does not know, and no board shows
-COUNTERS = ("events", "late", "rejected", "skipped")
 
 IDS_PER_SCRIPT_MAX = 1000  # Lua unpacks no more than some thousands
 # KEYS hashes, ARGV fields: their values, hash by hash. Writes nothing.
@@ -27,19 +27,28 @@ end
 return found
 """
 
+# KEYS boards, ARGV[1] the last place: members and scores in turn, board by board. A call of each partition, since a
+# command of each bucket costs the client more than Redis.
+BEST = """
+local found = {}
+for number, key in ipairs(KEYS) do
+  found[number] = redis.call('ZREVRANGE', key, 0, ARGV[1], 'WITHSCORES')
+end
+return found
+"""
+
 T = TypeVar("T")
 Bucket = tuple[str, int]  # (minute or window, start_s)
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionPosition:
-    """Where the totals of a Kafka partition stand; offset_next None: claimed, nothing written yet."""
+class First:
+    """The first contents of a board: their totals, their fields, the partitions that have counted them."""
 
-    partition: int
-    offset_next: int | None
-    watermark_us: int
-    newest_ms: int
-    counters: dict[str, int]
+    ids: list[str]
+    totals: dict[str, Ints]
+    contents: dict[str, dict[str, Any]]
+    homes: dict[str, list[PartitionKeys]]
 
 
 class TotalsReader:
@@ -64,11 +73,11 @@ class TotalsReader:
         """The same, and the content ids of the first `places`, which costs less than as many rows."""
         span = self._span(window, now_us)
         found = self._first(span, max(limit, places))
-        return self._rows(span, limit, now_us, *found), found[0]
+        return self._rows(span, limit, now_us, found), found.ids
 
     def places(self, window: str, limit: int, now_us: int) -> list[str]:
         """The content ids of the board, best first."""
-        return self._first(self._span(window, now_us), limit)[0]
+        return self._first(self._span(window, now_us), limit).ids
 
     def events_of(self, window: str, now_us: int) -> int:
         """Events on the board, those of contents that it does not show included."""
@@ -97,9 +106,9 @@ class TotalsReader:
         per_minute, summed, positions = self._ask(
             self._summaries("minute", [minute for span in spans for minute in span.minutes]),
             self._summaries("window", starts),
-            self._positions(),
+            stand(self._layout, self._numbers()),
         )
-        watermarks = _watermarks(positions)
+        watermarks = watermarks_of(positions)
         found = []
         for place, (span, (events, late)) in enumerate(zip(spans, summed, strict=True)):
             minutes = per_minute[place * len(span.minutes) : (place + 1) * len(span.minutes)]
@@ -125,13 +134,15 @@ class TotalsReader:
             return None
         if now_us > (span.end_s + boards.KEPT_S) * 1_000_000:
             return None
-        board = self._rows(span, limit, now_us, *self._first(span, limit))
+        board = self._rows(span, limit, now_us, self._first(span, limit))
         positions, [(events, late)], minutes = self._ask(
-            self._positions(), self._summaries("window", [span.start_s]), self._summaries("minute", span.minutes)
+            stand(self._layout, self._numbers()),
+            self._summaries("window", [span.start_s]),
+            self._summaries("minute", span.minutes),
         )
         return {
             **board,
-            "state": boards.window_state(span.end_s, now_us, _watermarks(positions), self._lateness_seconds),
+            "state": boards.window_state(span.end_s, now_us, watermarks_of(positions), self._lateness_seconds),
             "events": events,
             "late_events": late,
             "minutes": [events for events, _ in minutes],
@@ -146,7 +157,8 @@ class TotalsReader:
         spans = (boards.rolling(now_us), boards.tumbling(now_us, self._layout.window_minutes))
         hour = boards.last_minutes(now_us, 60)
         buckets = list(dict.fromkeys([*(("minute", minute) for minute in hour), *spans[0].buckets, *spans[1].buckets]))
-        users = [self._users_of(span, [content_id]) for span in spans]
+        homes = {content_id: self._partitions()}
+        users = [self._users_of(span, [content_id], homes) for span in spans]
         contents, rows, *_ = self._ask(
             self._contents_of([content_id]),
             self._fields(buckets, [content_id]),
@@ -188,28 +200,22 @@ class TotalsReader:
 
     def positions(self) -> list[PartitionPosition]:
         """Where each Kafka partition stands."""
-        return self._ask_one(self._positions())
+        return self._ask_one(stand(self._layout, self._numbers()))
 
     def _span(self, window: str, now_us: int) -> BoardSpan:
         return boards.rolling(now_us) if window == "rolling" else boards.tumbling(now_us, self._layout.window_minutes)
 
-    def _rows(
-        self,
-        span: BoardSpan,
-        limit: int,
-        now_us: int,
-        ids: list[str],
-        totals: dict[str, Ints],
-        contents: dict[str, dict[str, Any]],
-    ) -> dict[str, Any]:
-        """The board's first rows; ids, totals, contents: as `_first` found them."""
-        ids = ids[:limit]
-        users = self._users_of(span, ids)
+    def _rows(self, span: BoardSpan, limit: int, now_us: int, first: First) -> dict[str, Any]:
+        """The board's first rows."""
+        ids, totals, contents = first.ids[:limit], first.totals, first.contents
+        users = self._users_of(span, ids, first.homes)
         values, positions, _ = self._ask(
-            self._fields([("minute", minute) for minute in span.minutes], ids), self._positions(), users.stored()
+            self._fields([("minute", minute) for minute in span.minutes], ids),
+            stand(self._layout, self._numbers()),
+            users.stored(),
         )
         self._unite([users])
-        newest_us = _newest_us(positions)
+        newest_us = newest_us_of(positions)
         rows = [
             {
                 "rank": rank,
@@ -235,7 +241,7 @@ class TotalsReader:
             "rows": rows,
         }
 
-    def _first(self, span: BoardSpan, limit: int) -> tuple[list[str], dict[str, Ints], dict[str, dict[str, Any]]]:
+    def _first(self, span: BoardSpan, limit: int) -> First:
         """The first `limit` known contents, exactly.
 
         Those who may be are found from each bucket's best entries; when these cannot tell, more are listed, and in the
@@ -243,23 +249,26 @@ class TotalsReader:
         """
         for depth in (max(50, 2 * limit), SCORES_MAX):
             candidates, bound = self._candidates(span, depth, limit + UNKNOWN_AMONG_THEM)
-            totals = self._totals(span.buckets, sorted(candidates))
+            asked, partitions = sorted(candidates), self._partitions()
+            rows = self._ask_one(self._fields(span.buckets, asked))
+            totals = boards.added((asked, values) for values in rows)
             ids, contents = self._known(boards.ranked(totals), limit)
             if bound is None or (len(ids) == limit and int(totals[ids[-1]][SCORE]) > bound):
-                return ids, totals, contents
-        totals = self._totals(span.buckets, None)
+                return First(ids, totals, contents, _homes(ids, asked, partitions, rows))
+        totals = self._all_totals(span.buckets)
         ids, contents = self._known(boards.ranked(totals), limit)
-        return ids, totals, contents
+        return First(ids, totals, contents, dict.fromkeys(ids, self._partitions()))
 
     def _candidates(self, span: BoardSpan, depth: int, places: int) -> tuple[set[str], int | None]:
         """Content ids, and what any other may have at most; None: there is no other."""
 
         def put(pipeline: Any) -> None:
             for keys in self._partitions():
-                for bucket in span.buckets:
-                    pipeline.zrevrange(keys.scores(*bucket), 0, depth - 1, withscores=True)
+                names = [keys.scores(*bucket) for bucket in span.buckets]
+                pipeline.execute_command("EVAL", BEST, len(names), *names, depth - 1)
 
-        lists = self._ask_one(Question(put, list))
+        answers = self._ask_one(Question(put, list))
+        lists = [list(zip(each[::2], map(float, each[1::2]), strict=True)) for answer in answers for each in answer]
         entries, bound = boards.contenders(lists, depth, places)
         return {entry.decode() for entry in entries}, bound
 
@@ -275,10 +284,8 @@ class TotalsReader:
                 break
         return known[:limit], contents
 
-    def _totals(self, buckets: Sequence[Bucket], ids: list[str] | None) -> dict[str, Ints]:
-        """Sums over buckets and partitions; ids None: of every content."""
-        if ids is not None:
-            return boards.added((ids, values) for values in self._ask_one(self._fields(buckets, ids)))
+    def _all_totals(self, buckets: Sequence[Bucket]) -> dict[str, Ints]:
+        """Of every content the sums over buckets and partitions."""
 
         def put(pipeline: Any) -> None:
             for keys in self._partitions():
@@ -338,20 +345,10 @@ class TotalsReader:
 
         return Question(put, read)
 
-    def _positions(self) -> Question[list[PartitionPosition]]:
-        partitions = self._numbers()
-
-        def put(pipeline: Any) -> None:
-            for partition in partitions:
-                pipeline.hgetall(self._layout.partition(partition).position)
-
-        return Question(put, lambda answers: [_position(*each) for each in zip(partitions, answers, strict=True)])
-
-    def _users_of(self, span: BoardSpan, ids: list[str]) -> UniqueUsers:
+    def _users_of(self, span: BoardSpan, ids: list[str], homes: Mapping[str, list[PartitionKeys]]) -> UniqueUsers:
         """Users per content. A content in several partitions: their union on one Redis, their sum in a cluster."""
-        partitions = self._partitions()
-        groups = [[keys] for keys in partitions] if self._is_cluster else [partitions] if partitions else []
-        return UniqueUsers(groups, span.users, ids, self._united)
+        groups = [[[keys] for keys in homes[each]] if self._is_cluster else [homes[each]] for each in ids]
+        return UniqueUsers(span.users, ids, groups, self._united)
 
     def _unite(self, users: Sequence[UniqueUsers]) -> None:
         if mixed := [each.together() for each in users if each.mixed]:
@@ -382,22 +379,22 @@ class TotalsReader:
         return answer
 
 
-def _position(partition: int, stored: dict[bytes, bytes]) -> PartitionPosition:
-    position = {name.decode(): value for name, value in stored.items()}
-    return PartitionPosition(
-        partition,
-        int(position["next"]) if "next" in position else None,
-        int(position.get("watermark_us", NEVER)),
-        int(position.get("newest_ms", -1)),
-        {name: int(position.get(f"total_{name}", 0)) for name in COUNTERS},
-    )
+def _homes(
+    ids: Sequence[str],
+    asked: Sequence[str],
+    partitions: Sequence[PartitionKeys],
+    rows: Sequence[Sequence[bytes | None]],
+) -> dict[str, list[PartitionKeys]]:
+    """Of each id the partitions that have a row of it: mostly one, and the others need not be asked for its users.
 
-
-def _watermarks(positions: Iterable[PartitionPosition]) -> list[int]:
-    return [position.watermark_us for position in positions if position.offset_next is not None]
-
-
-def _newest_us(positions: Iterable[PartitionPosition]) -> int | None:
-    """Largest min(event_ts, Kafka timestamp) counted so far."""
-    watermark = max((position.watermark_us for position in positions), default=NEVER)
-    return None if watermark == NEVER else watermark
+    rows  of each partition, of each bucket, those of the `asked`"""
+    width = len(rows) // len(partitions) if partitions else 0
+    column = {content_id: place for place, content_id in enumerate(asked)}
+    return {
+        content_id: [
+            keys
+            for number, keys in enumerate(partitions)
+            if any(values[column[content_id]] is not None for values in rows[number * width : (number + 1) * width])
+        ]
+        for content_id in ids
+    }

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 import metrics
-from api.queries import PartitionPosition
+from api.partition_positions import PartitionPosition
 
 HELP = {
     "processed_events_total": "Events that the totals have taken in.",

@@ -66,20 +66,28 @@ class UniqueUsers:
     """The users of each content id in these minutes and windows (kind, start_s). `counts` is right once `stored` was
     asked, and `together` where something is `mixed`.
 
-    groups  partitions whose keys one command may name: their users are united, those of different groups added up
+    homes   of each id the partitions that may have users of it, in groups whose keys one command may name: the users
+            of a group are united, those of different groups added up
     united  what was united a moment ago
     """
 
-    groups: Sequence[Keys]
     buckets: tuple[tuple[str, int], ...]
     ids: list[str]
+    homes: Sequence[Sequence[Keys]]
     united: United
     counts: list[int] = field(init=False)
     # of contents with crowded and other minutes: place, group, the numbers in the others
     mixed: list[tuple[int, Keys, bytes]] = field(default_factory=list)
+    _asked: list[tuple[int, Keys]] = field(init=False)  # place, group
+    _members: dict[PartitionKeys, list[int]] = field(init=False)  # the places of those that a partition may have
 
     def __post_init__(self) -> None:
         self.counts = [0] * len(self.ids)
+        self._asked = [(place, group) for place, groups in enumerate(self.homes) for group in groups if group]
+        self._members = {}
+        for place, group in self._asked:
+            for keys in group:
+                self._members.setdefault(keys, []).append(place)
 
     def stored(self) -> Question[None]:
         """Numbers and HyperLogLogs, each for itself."""
@@ -87,12 +95,11 @@ class UniqueUsers:
         minutes = [start_s for kind, start_s in self.buckets if kind == "minute"]
 
         def put(pipeline: Any) -> None:
-            for group in self.groups if self.ids else ():
-                for keys in group:
-                    names = [keys.users(minute, shard) for minute in minutes for shard in shards]
-                    pipeline.execute_command("MGET", *names)
-                for content_id in self.ids:
-                    pipeline.execute_command("PFCOUNT", *self._crowded(group, content_id))
+            for keys, places in self._members.items():
+                begins = [keys.users(minute, "") for minute in minutes]
+                pipeline.execute_command("MGET", *[begin + shards[place] for begin in begins for place in places])
+            for place, group in self._asked:
+                pipeline.execute_command("PFCOUNT", *self._crowded(group, self.ids[place]))
 
         return Question(put, self._count)
 
@@ -113,22 +120,24 @@ class UniqueUsers:
 
     def _count(self, answers: list[Any]) -> None:
         left = iter(answers)
-        tags = [tag_of(content_id) for content_id in self.ids]
-        for group in self.groups if self.ids else ():
-            held = [next(left) for _ in group]
-            for place, tag in enumerate(tags):
-                strings = [string for answer in held for string in answer[place :: len(tags)] if string]
-                numbers = np.unique(users_of(b"".join(strings), tag))
-                estimated = next(left)
-                if not estimated or not len(numbers):
-                    self.counts[place] += estimated or len(numbers)
-                elif (kept := self.united.get(self._key(place, group))) is not None:
-                    self.counts[place] += kept
-                else:
-                    self.mixed.append((place, group, numbers.astype("<u4").tobytes()))
+        strings: dict[tuple[int, PartitionKeys], list[bytes]] = {}
+        for keys, places in self._members.items():
+            answer = next(left)
+            for at, place in enumerate(places):
+                strings[place, keys] = [string for string in answer[at :: len(places)] if string]
+        for place, group in self._asked:
+            held = [string for keys in group for string in strings[place, keys]]
+            numbers = np.unique(users_of(b"".join(held), tag_of(self.ids[place])))
+            estimated = next(left)
+            if not estimated or not len(numbers):
+                self.counts[place] += estimated or len(numbers)
+            elif (kept := self.united.get(self._key(place, group))) is not None:
+                self.counts[place] += kept
+            else:
+                self.mixed.append((place, group, numbers.astype("<u4").tobytes()))
 
     def _key(self, place: int, group: Keys) -> Hashable:
-        return self.buckets, group[0].tag, self.ids[place]
+        return self.buckets, tuple(group), self.ids[place]
 
     def _crowded(self, group: Keys, content_id: str) -> list[str]:
-        return [keys.crowded_users(*bucket, content_id) for keys in group for bucket in self.buckets]
+        return [keys.crowded_users(*bucket, "") + content_id for keys in group for bucket in self.buckets]
