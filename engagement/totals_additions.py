@@ -70,13 +70,9 @@ class Additions:
             parts = event_records(tags[order], events, chosen[few][order])
             values = [b"".join(parts[2 * start : 2 * end]) for start, end in shards.edges()]
             update.added.append(Addition("recent", start_s, shards.names(), values))
-            crowded: dict[int, list[tuple[int, bytes]]] = {}
-            for row, i in zip(of[~few].tolist(), chosen[~few].tolist(), strict=True):
-                crowded.setdefault(row, []).append((int(times[i]), events.bytes_of(i)))
-            update.crowded_recent += [
-                (start_s, contents.ids[row], shown if len(shown) <= RECENT_MAX else sorted(shown)[-RECENT_MAX:])
-                for row, shown in crowded.items()
-            ]
+            for row, newest in _newest(of[~few], chosen[~few], times):
+                shown = [(int(times[i]), events.bytes_of(i)) for i in newest.tolist()]
+                update.crowded_recent.append((start_s, contents.ids[row], shown))
 
 
 @dataclass(slots=True)
@@ -123,6 +119,14 @@ def _crowded_users(
     told = numbers[order].astype("<u4").view("V4").tolist()
     for row, (start, end) in zip(runs.numbers.tolist(), runs.edges(), strict=True):
         yield kind, start_s, contents.ids[row], told[start:end]
+
+
+def _newest(rows: Ints, places: Ints, times: Ints) -> Iterator[tuple[int, Ints]]:
+    """Of each content row the places of its newest events, RECENT_MAX at most, by event time, then offset."""
+    order = np.lexsort((times[places], rows))  # stable, and places rise with the offset
+    runs = Runs.of(rows[order])
+    for row, (start, end) in zip(runs.numbers.tolist(), runs.edges(), strict=True):
+        yield row, places[order[max(start, end - RECENT_MAX) : end]]
 
 
 def _joined(numbers: Ints) -> bytes:
