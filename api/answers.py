@@ -27,26 +27,27 @@ class Answers:
         self._held: dict[Hashable, tuple[float, Any]] = {}  # computed at, monotonic seconds
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """The answer to `key`, computed on a thread where there is none that is new enough. Raises what it raises."""
+    async def get(self, key: Hashable, compute: Callable[[], T]) -> tuple[T, float]:
+        """The answer to `key`, computed on a thread where there is none that is new enough, and until when it is fresh
+        (monotonic seconds). Raises what `compute` raises."""
         at, answer = self._held.get(key, (float("-inf"), None))
         age_s = time.monotonic() - at
         if age_s >= self._fresh_s:
             task = self._under_way.get(key) or self._begin(key, compute)
             if age_s >= self._stale_s:
-                answer = await asyncio.shield(task)  # whoever hangs up takes it from no one else
-        return answer  # type: ignore[no-any-return]
+                at, answer = await asyncio.shield(task)  # whoever hangs up takes it from no one else
+        return answer, at + self._fresh_s
 
-    def _begin(self, key: Hashable, compute: Callable[[], T]) -> "asyncio.Task[T]":
+    def _begin(self, key: Hashable, compute: Callable[[], T]) -> "asyncio.Task[tuple[float, T]]":
         asked_at = time.monotonic()
 
-        async def run() -> T:
+        async def run() -> tuple[float, T]:
             try:
                 answer = await run_in_threadpool(compute)
                 if len(self._held) >= KEPT_MAX:
                     self._held.clear()
-                self._held[key] = asked_at, answer
-                return answer
+                held = self._held[key] = asked_at, answer
+                return held
             finally:
                 del self._under_way[key]
 

@@ -24,6 +24,7 @@ from api.observer import Observer
 from api.page_files import PageFiles, build_of, page_routes
 from api.queries import TotalsReader
 from api.rate_limit import RateLimit
+from api.ready import FromReady, Ready
 from api.refusals import REFUSALS, nothing_here, redis_away, unfit
 from api.rejected import RejectedLetters, rejected_routes
 from api.request_log import RequestLog
@@ -71,6 +72,8 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.hub = hub
+    ready, caller = Ready(), required(access)
+    app.add_middleware(FromReady, ready=ready, caller=caller)
     app.add_middleware(RateLimit, each=rate_limit)
     app.add_middleware(RequestLog)
     app.add_middleware(StrictHeaders)
@@ -79,8 +82,8 @@ def create_app(
     app.add_exception_handler(RequestValidationError, unfit)
     app.add_exception_handler(404, nothing_here)
     app.add_exception_handler(405, nothing_here)
-    guarded = APIRouter(dependencies=[Depends(required(access))], responses=REFUSALS)
-    guarded.include_router(content_routes(totals, live.places, now_us, answers or Answers()))
+    guarded = APIRouter(dependencies=[Depends(caller)], responses=REFUSALS)
+    guarded.include_router(content_routes(totals, live.places, now_us, answers or Answers(), ready))
     guarded.include_router(metrics_routes(observer, now_us))
     guarded.include_router(stream_routes(hub, access))
     guarded.include_router(rejected_routes(letters, access, live.rejected))

@@ -5,32 +5,37 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, HTTPException, Path, Query, Response
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 
 from api.answers import Answers, EncodedBoard, Longest
 from api.places import Places
 from api.queries import TotalsReader
+from api.ready import Ready
 from engagement.events import canonical_content_id
 
 CONTENT_ID_MAX = 64
 ContentId = Annotated[str, Path(description="1 to 64 characters")]
 
 
-def content_routes(totals: TotalsReader, places: Places, now_us: Callable[[], int], answers: Answers) -> APIRouter:
-    """now_us: microseconds since 1970; answers: of boards, which many ask for at once."""
+def content_routes(
+    totals: TotalsReader, places: Places, now_us: Callable[[], int], answers: Answers, ready: Ready
+) -> APIRouter:
+    """now_us: microseconds since 1970; answers, ready: of boards, which many ask for at once."""
     router = APIRouter()
     longest = Longest()
 
     @router.get("/top-content")
     async def top_content(
-        limit: Annotated[int, Query(ge=1, le=100)] = 10, window: Literal["rolling", "tumbling"] = "rolling"
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=100)] = 10,
+        window: Literal["rolling", "tumbling"] = "rolling",
     ) -> Response:
         """The contents with the highest score: of the last ten minutes, or of the window that contains now."""
         rows = longest.of(window, limit)
-        board = await answers.get(
+        board, until = await answers.get(
             ("top", window, rows), lambda: EncodedBoard.of(totals.top_content(window, rows, now_us()))
         )
-        return _answer(board.first(limit))
+        return ready.keep(request, _answer(board.first(limit)), until)
 
     # An id may contain slashes, so its path takes all there is.
     @router.get("/content/{content_id:path}/stats")
@@ -49,7 +54,7 @@ def content_routes(totals: TotalsReader, places: Places, now_us: Callable[[], in
         return _answer(msgspec.json.encode({"content_id": content_id, "events": found}))
 
     @router.get("/windows/{start}")
-    async def window(start: datetime, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:
+    async def window(request: Request, start: datetime, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:
         """The board of a tumbling window by its start (ISO 8601 with zone): its state, its events and the late ones."""
         if start.tzinfo is None:
             raise HTTPException(422, "start has no zone: write for example 2025-08-10T14:30:00Z")
@@ -63,7 +68,8 @@ def content_routes(totals: TotalsReader, places: Places, now_us: Callable[[], in
                 )
             return msgspec.json.encode(found)
 
-        return _answer(await answers.get(("window", start_us, limit), board))
+        body, until = await answers.get(("window", start_us, limit), board)
+        return ready.keep(request, _answer(body), until)
 
     return router
 
