@@ -54,13 +54,14 @@ def arrow_rows(batch: EnrichedEvents, indexes: Indexes) -> pa.RecordBatch:
     whole = np.array_equal(at, np.arange(len(batch)))
     events = batch.events if whole else [batch.events[index] for index in at.tolist()]
     event_ids = batch.event_ids if whole else [batch.event_ids[index] for index in at.tolist()]
-    duration_ms, percentages = batch.duration_ms[at], batch.percentages[at]
+    duration_ms, percentages, rows = batch.duration_ms[at], batch.percentages[at], batch.content_rows[at]
     # What repeats itself is taken from a column that is there already: half the time of building it from objects.
-    known = np.maximum(batch.content_rows[at], Contents.NONE)
-    _, slugs, titles, content_types, lengths = batch.contents.rows.columns.take(known).columns
+    content_ids, slugs, titles, content_types, lengths = batch.contents.rows.columns.take(np.maximum(rows, 0)).columns
+    if rows.min(initial=1) <= Contents.NONE:  # no content_id, or a content that nobody knows
+        content_ids = pa.array([event.content_id for event in events], pa.string())
     columns: list[pa.Array[Any]] = [
         pa.array(event_ids, pa.string()),
-        pa.array([event.content_id for event in events], pa.string()),
+        content_ids,
         slugs,
         titles,
         content_types,

@@ -112,6 +112,7 @@ def rest(table: Table) -> type[BaseHTTPRequestHandler]:
 
     class Rest(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body go out apart: 40 ms between them, twice per question
 
         def do_POST(self) -> None:
             job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
