@@ -25,7 +25,7 @@ from tests.performance.record import Figure, Record, console, table
 from tests.performance.site import Site, site
 
 FLOWS = "raw,decode,redis,bigquery,partner,all,naive"
-SLOW = ("partner", "all")  # they wait for the partner: on fewer events
+SLOW = ("all",)  # on fewer events
 
 
 def main(
@@ -35,7 +35,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     contents: Annotated[int, typer.Option(help="in PostgreSQL; events are drawn by Zipf's law")] = 100_000,
     per_second: Annotated[float, typer.Option(help="the rate at which the backlog arose")] = 2000,
-    events_slow: Annotated[int, typer.Option(help="for flows that wait for the partner")] = 0,
+    events_slow: Annotated[int, typer.Option(help="for the flow with every sink")] = 0,
     events_naive: Annotated[int, typer.Option(help="for the naive flow")] = 40_000,
     profile: Annotated[Path | None, typer.Option(help="folder: an extra round under py-spy, its hottest lines")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON; default: the committed result")] = None,
@@ -75,7 +75,7 @@ def _fill(place: Site, record: Record, wanted: Sequence[str], slow: int) -> dict
     topics["naive"] = place.topic("naive-events", naive, per_second)
     record.notes.append(
         f"{events:,} events of {size:.0f} bytes, 4 partitions, {len(place.contents):,} contents (Zipf 1.0), event "
-        f"times over the last {events / per_second:,.0f} s; partner and all-in-one on {slow:,}, naive on {naive:,}"
+        f"times over the last {events / per_second:,.0f} s; all-in-one on {slow:,}, naive on {naive:,}"
     )
     console.print(record.notes[0])
     return topics
