@@ -26,12 +26,14 @@ class Proxy:
     """Listens on `port` of the loopback interface and passes everything on to `target`.
 
     losing    answers of the service are thrown away; `heal` then cuts all connections, for their bytes are gone
+    lost      so many have been
     delay_s   answers are held back so long
     """
 
     def __init__(self, target: int, port: int = 0) -> None:
         self.target = target
         self.losing, self.delay_s = False, 0.0
+        self.lost = 0
         self._listener = socket.create_server(("127.0.0.1", port))
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
@@ -103,7 +105,9 @@ class Proxy:
             data = b""
         if not data:
             self._end(side)
-        elif not (side.answers and self.losing):
+        elif side.answers and self.losing:
+            self.lost += 1
+        else:
             side.other.out.append((time.monotonic() + (self.delay_s if side.answers else 0), data))
             self._write(side.other)
 
