@@ -18,12 +18,12 @@ from tests.pipeline import ROOT
 
 BYTECODES_MAX = {
     "decode only": 12,
-    "parse": 90,
+    "parse": 66,
     "enrich": 3,
     "totals, partial": 130,
     "totals, added up": 155,
     "Redis transaction": 50,
-    "BigQuery columns": 50,
+    "BigQuery columns": 40,
     "partner bodies": 160,
 }
 # Users and recent events are put behind at most so many strings, however many events or contents a write has.
