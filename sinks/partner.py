@@ -48,7 +48,6 @@ log = structlog.get_logger()
 SETTLE_S = 2.0  # a position moves on at least this often, also where no request stores it
 FENCE_CHECK_S = 1.0  # no request goes out on the strength of an older proof of ownership: a transaction
 RENEW_S = 1.0  # while some partitions are written, the positions of the others are looked at this often
-REASONS = {Verdict.REFUSED: "refused", Verdict.TOO_LARGE: "too_large"}
 
 
 @dataclass(slots=True)
@@ -335,12 +334,12 @@ class PartnerSink(SharedSink):
         """The dead letter and the position behind it, in one transaction; all before it is acknowledged."""
         [event] = request.events
         batch, row, offset = event.batch, int(event.rows[0]), event.offsets[0]
-        reason = REASONS[answer.verdict]
+        reason = answer.verdict.value
         letter = dead_letter(
             batch.keys[row],
             batch.values[row],
             reason=reason,
-            detail=_detail(answer),
+            detail=answer.detail,
             sink=SINK,
             topic=state.id.topic,
             partition=state.id.partition,
@@ -408,12 +407,3 @@ class PartnerSink(SharedSink):
         text = msgspec.json.encode(extra).decode()
         state.position.commit(offset_next, text, letters, self._dead_letters if letters else None)
         state.stored, state.stored_at = (offset_next, extra), time.monotonic()
-
-
-def _detail(answer: Answer) -> str:
-    words = f": {answer.words}" if answer.words else ""
-    if answer.verdict is Verdict.TOO_LARGE:
-        return (
-            f"The partner answered {answer.status} to this event alone{words}. Shorten it, or agree on a larger size."
-        )
-    return f"The partner answered {answer.status} to this event alone{words}. Correct the event, then replay it."

@@ -41,7 +41,7 @@ REMEDIES = {
 
 
 class Verdict(Enum):
-    """What an answer says about the events of its request."""
+    """What an answer says about the events of its request; of what is no acceptance, the reason code of its letter."""
 
     ACCEPTED = "accepted"  # the partner has them: any 2xx, or 409 (it knew them already)
     REFUSED = "refused"  # one of them, or the only one, is refused for what it is: 400, 422
@@ -58,6 +58,16 @@ class Answer:
     verdict: Verdict
     status: int
     words: str
+
+    @property
+    def detail(self) -> str:
+        """What to do about the event that was refused so, alone."""
+        words = f": {self.words}" if self.words else ""
+        if self.verdict is Verdict.TOO_LARGE:
+            remedy = "Shorten it, or agree on a larger size."
+        else:
+            remedy = "Correct the event, then replay it."
+        return f"The partner answered {self.status} to this event alone{words}. {remedy}"
 
 
 class Unavailable(Exception):
