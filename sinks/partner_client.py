@@ -341,8 +341,9 @@ class _Announcer(pybreaker.CircuitBreakerListener):
 
 
 def _proxy(url: httpx.URL) -> str | None:
-    """What HTTP_PROXY, HTTPS_PROXY and NO_PROXY say."""
-    return None if urllib.request.proxy_bypass(url.host) else urllib.request.getproxies().get(url.scheme)
+    """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say of this URL."""
+    proxies = urllib.request.getproxies()
+    return None if urllib.request.proxy_bypass(url.host) else proxies.get(url.scheme) or proxies.get("all")
 
 
 def _why(response: httpx.Response, words: str) -> str:

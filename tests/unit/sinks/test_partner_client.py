@@ -1,5 +1,6 @@
 """One request to the partner: which answers are about the events, and how an outage is waited for."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -305,3 +306,29 @@ def test_what_the_partner_asked_of_one_request_is_waited_for_by_the_others(monke
     assert clock[0] - began >= 29
     assert len(proofs) == 2  # it waited, so its proof of ownership is old
     assert sent == [429, 200]
+
+
+@pytest.mark.parametrize(("no_proxy", "through"), [("", True), ("partner.test", False)])
+def test_the_proxy_of_the_environment_is_used_unless_it_excepts_the_partner(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, through: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy, ThreadPoolExecutor(1) as threads:
+        proxy.settimeout(5)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", no_proxy)
+
+        def answered() -> bytes:
+            connection, _ = proxy.accept()
+            with connection:
+                asked = connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            return asked
+
+        client = PartnerClient("http://partner.test/events", "secret", 1)
+        if through:
+            asked = threads.submit(answered)
+            assert client.post(b"[]", "k").verdict is Verdict.ACCEPTED
+            assert asked.result(5).startswith(b"POST http://partner.test/events HTTP/1.1\r\n")
+        else:
+            with pytest.raises(Unavailable, match="ConnectError"):  # there is no such host
+                client.post(b"[]", "k")
