@@ -15,6 +15,7 @@ from redis.exceptions import RedisClusterException
 
 from api.access import Access, required, session_routes
 from api.answers import Answers
+from api.asgi import HeadAsGet
 from api.content_routes import content_routes
 from api.headers import DOCS_CSP, StrictHeaders
 from api.health import health_routes, metrics_routes
@@ -77,6 +78,7 @@ def create_app(
     app.add_middleware(RateLimit, each=rate_limit)
     app.add_middleware(RequestLog)
     app.add_middleware(StrictHeaders)
+    app.add_middleware(HeadAsGet, streams="/stream")
     app.add_exception_handler(redis.RedisError, redis_away)
     app.add_exception_handler(RedisClusterException, redis_away)
     app.add_exception_handler(RequestValidationError, unfit)

@@ -67,11 +67,14 @@ def health_routes(observer: Observer, access: Access, now_us: Callable[[], int])
         }
 
     @router.get("/ready")
-    async def ready(response: Response) -> dict[str, bool]:
-        """200 while Redis answers, so that there is something to show; else 503."""
-        answers = observer.services(now_us() / 1e6)["redis"] == "ok"
-        response.status_code = 200 if answers else 503
-        return {"ready": answers}
+    async def ready(response: Response) -> dict[str, bool | str]:
+        """200 while Redis answers, so that there is something to show; else 503, and why."""
+        redis = observer.services(now_us() / 1e6)["redis"]
+        if redis == "ok":
+            return {"ready": True}
+        response.status_code = 503
+        why = "does not answer" if redis == "down" else "has not answered yet"
+        return {"ready": False, "detail": f"Redis {why}, so there is nothing to show: /health says since when"}
 
     return router
 

@@ -237,3 +237,22 @@ def test_half_a_hash_is_no_token(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name}=.*sha256: and 64 hexadecimal digits") as refused:
         Settings.from_env(env={name: "sha256:abc"})
     assert "abc" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/top-content", "/static/page.css"])
+def test_head_is_get_without_its_body(client: Callable[..., TestClient], path: str) -> None:
+    asked = client(access=Access())
+    got, told = asked.get(path), asked.head(path)
+    assert (told.status_code, told.content) == (got.status_code, b"")
+    assert told.headers["content-length"] == str(len(got.content))
+    assert told.headers["content-security-policy"] == CSP
+
+
+def test_a_stream_has_no_head(client: Callable[..., TestClient]) -> None:
+    assert client(access=Access()).head("/stream").status_code == 405
+
+
+def test_what_is_not_ready_says_why(client: Callable[..., TestClient]) -> None:
+    answer = client().get("/ready")
+    assert (answer.status_code, answer.json()["ready"]) == (503, False)
+    assert answer.json()["detail"].startswith("Redis has not answered yet")
