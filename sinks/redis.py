@@ -266,8 +266,8 @@ class RedisSink(FixedPartitionedSink[Update, int]):
     def _lost(span: Span) -> LostWrites:
         return LostWrites(
             f"Redis has forgotten acknowledged totals of partition {span.partition.partition} of topic "
-            f"{span.partition.topic} (it was flushed, restored from an older copy, or failed over to a replica behind): "
-            "the flow starts again and counts on from what Redis still holds."
+            f"{span.partition.topic} (it was flushed, restored from an older copy, or failed over to a replica behind):"
+            " the flow starts again and counts on from what Redis still holds."
         )
 
     def _load(self, client: Any, keys: PartitionKeys) -> Loaded:
