@@ -61,7 +61,6 @@ BROUGHT_BY = {
 }
 # Dependency that no file imports -> why it is there
 NOT_IMPORTED = {
-    "hiredis": "redis finds it and parses with it",
     "httptools": "uvicorn finds it and parses with it",
     "uvloop": "uvicorn finds it and runs on it",
 }
