@@ -1,8 +1,8 @@
 """Each request under an id that the caller gives or gets: X-Request-ID. And the answer to one that failed by a defect:
 said here, since nothing around the application sees what Starlette answers then.
 
-Every request is counted (metrics.API_REQUESTS); a line in the log is for what somebody may look for: what was refused,
-failed, was slow, or changed something. Boards are read hundreds of times a second: of those the log tells at DEBUG.
+Every request is counted (metrics.API_REQUESTS); a line in the log is for what somebody may look for: what came with an
+id, was refused, failed, was slow, or changed something. Other reads, hundreds a second, are told at DEBUG.
 """
 
 import re
@@ -38,7 +38,8 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _given(scope) or secrets.token_hex(16).encode()
+        given = _given(scope)
+        request_id = given or secrets.token_hex(16).encode()
         began = time.perf_counter()
         status = 0  # no answer has begun
 
@@ -57,7 +58,7 @@ class RequestLog:
                 log.exception("request_failed")
                 await _defect(answer, request_id)
             finally:
-                _tell(scope, status or 500, time.perf_counter() - began)
+                _tell(scope, status or 500, time.perf_counter() - began, given is not None)
 
 
 async def _defect(send: Send, request_id: bytes) -> None:
@@ -71,18 +72,18 @@ def _given(scope: Scope) -> bytes | None:
     return value if _FIT.fullmatch(value) else None
 
 
-def _tell(scope: Mapping[str, Any], status: int, seconds: float) -> None:
+def _tell(scope: Mapping[str, Any], status: int, seconds: float, wanted: bool) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     if route != "/stream":  # it lasts as long as somebody looks
         metrics.API_REQUESTS.labels(route, str(status)).observe(seconds)
-    say = _level(scope["method"], route, status, seconds)
+    slow = seconds >= SLOW_S and route != "/stream"
+    say = _level(scope["method"], route, status, slow or wanted)
     say("request", method=scope["method"], route=route, status=status, duration_ms=round(seconds * 1000, 1))
 
 
-def _level(method: str, route: str, status: int, seconds: float) -> Any:
+def _level(method: str, route: str, status: int, wanted: bool) -> Any:
     """A 5xx is said by whoever failed, with the reason: WARN here, no event is lost by an answer that is not given."""
     if status >= 500:
         return log.warning
-    slow = seconds >= SLOW_S and route != "/stream"
-    quiet = route in ASKED_BY_MACHINES or (method in READS and status < 400 and not slow)
+    quiet = route in ASKED_BY_MACHINES or (method in READS and status < 400 and not wanted)
     return log.debug if quiet else log.info

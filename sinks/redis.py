@@ -23,7 +23,7 @@ from sinks.repetition import give_up, never
 from sources.positions import Claim, Fenced, FlowStopped, LostWrites, PartitionId, PositionGap, Span
 
 REGISTER_S = 3600.0
-UNDER_WAY_EVENTS_MAX = 2 * JOINED_EVENTS_MAX  # of one Kafka partition
+UNDER_WAY_EVENTS_MAX = JOINED_EVENTS_MAX  # of one Kafka partition
 POSITIONS = """
 local found = {}
 for place, key in ipairs(KEYS) do found[place] = redis.call('HMGET', key, 'owner', 'next') end

@@ -52,7 +52,7 @@ def test_a_request_is_logged_by_its_route_and_answered_with_its_id(client: TestC
     assert answer.headers["x-request-id"] == "page-7"
     inside, request = lines
     assert inside["request_id"] == request["request_id"] == "page-7"
-    assert (request["event"], request["log_level"], request["method"]) == ("request", "debug", "GET")
+    assert (request["event"], request["log_level"], request["method"]) == ("request", "info", "GET")
     assert (request["route"], request["status"]) == ("/content/{content_id:path}/stats", 200)
     assert 0 <= request["duration_ms"] < 10_000
     assert "alice" not in str(lines)
