@@ -9,6 +9,7 @@ import pytest
 from sources import change_stream, postgres_changes
 from sources.change_position import RECAPTURE
 from sources.positions import FlowStopped
+from tests.conftest import poll
 from tests.fakes.capture import CONTENT, create_tables, ids_in_table, insert
 from tests.fakes.ledger import Abandoned, Crash, MemoryLedger, deliver, deliver_until, part, source
 
@@ -31,6 +32,19 @@ def execute(dsn: str, *statements: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement.encode())
+
+
+def drop_slot(dsn: str, slot: str) -> None:
+    """Once the server has noticed that who used it is gone."""
+
+    def dropped() -> bool:
+        try:
+            execute(dsn, f"SELECT pg_drop_replication_slot('{slot}')")
+        except psycopg.errors.ObjectInUse:
+            return False
+        return True
+
+    poll(dropped, message=f"slot {slot} to be free")
 
 
 def streaming(ledger: MemoryLedger) -> bool:
@@ -186,7 +200,7 @@ def test_a_crash_before_or_after_any_write_leaves_neither_gap_nor_double(
                 deliver_until(it, ledger, lambda ledger=ledger: len(ledger.records) >= len(ids_in_table(dsn)))
                 deliver(it, ledger)
             assert sorted(ledger.ids) == ids_in_table(dsn), (at, stored)
-            execute(dsn, f"SELECT pg_drop_replication_slot('{slot}')")
+            drop_slot(dsn, slot)
     assert crashes >= 18
 
 
@@ -271,7 +285,7 @@ def test_a_slot_without_a_position_is_not_taken(dsn: str, unique: str, ledger: M
 
 def test_a_slot_of_another_plugin_is_not_taken(dsn: str, unique: str, ledger: MemoryLedger) -> None:
     captured_once(dsn, unique, ledger)
-    execute(dsn, f"SELECT pg_drop_replication_slot('{unique}')")
+    drop_slot(dsn, unique)
     execute(dsn, f"SELECT pg_create_physical_replication_slot('{unique}')")
     assert "set CDC_SLOT to a name of its own" in refused(dsn, unique, ledger)
 
@@ -279,7 +293,7 @@ def test_a_slot_of_another_plugin_is_not_taken(dsn: str, unique: str, ledger: Me
 def test_a_slot_that_is_gone_stops_the_flow_and_names_the_rows(dsn: str, unique: str, ledger: MemoryLedger) -> None:
     insert(dsn, 5)
     captured_once(dsn, unique, ledger)
-    execute(dsn, f"SELECT pg_drop_replication_slot('{unique}')")
+    drop_slot(dsn, unique)
     told = refused(dsn, unique, ledger)
     assert "is gone" in told
     assert "No row of public.engagement_events has an id beyond 5" in told
@@ -295,7 +309,7 @@ def test_a_slot_that_was_recreated_stops_the_flow_and_names_the_rows(
         deliver_until(it, ledger, lambda: streaming(ledger))
         insert(dsn, 4)
         deliver_until(it, ledger, lambda: len(ledger.records) == 4)
-    execute(dsn, f"SELECT pg_drop_replication_slot('{unique}')")
+    drop_slot(dsn, unique)
     insert(dsn, 10)
     execute(dsn, f"SELECT pg_create_logical_replication_slot('{unique}', 'pgoutput')")
     told = refused(dsn, unique, ledger)
@@ -354,7 +368,7 @@ def test_captured_again_rows_that_were_missed_come_once(dsn: str, unique: str, l
         insert(dsn, 10)
         deliver_until(it, ledger, lambda: len(ledger.records) == 30)
         it.close()
-        execute(dsn, f"SELECT pg_drop_replication_slot('{unique}')")
+        drop_slot(dsn, unique)
     insert(dsn, 10)
     assert "may be missing: 10, ids 32 to 41, beyond 31" in refused(dsn, unique, ledger)
     ledger.recapture()
@@ -380,7 +394,7 @@ def test_a_crash_anywhere_while_captured_again_leaves_neither_gap_nor_double(
             execute(dsn, "TRUNCATE engagement_events RESTART IDENTITY")
             insert(dsn, 25)
             captured_once(dsn, slot, ledger)
-            execute(dsn, f"SELECT pg_drop_replication_slot('{slot}')")
+            drop_slot(dsn, slot)
             insert(dsn, 25)
             ledger.recapture()
             ledger.crash_at = (ledger.writes + at, stored)
@@ -396,7 +410,7 @@ def test_a_crash_anywhere_while_captured_again_leaves_neither_gap_nor_double(
                 deliver_until(it, ledger, lambda ledger=ledger: len(ledger.records) >= len(ids_in_table(dsn)))
                 deliver(it, ledger)
             assert sorted(ledger.ids) == ids_in_table(dsn), (at, stored)
-            execute(dsn, f"SELECT pg_drop_replication_slot('{slot}')")
+            drop_slot(dsn, slot)
     assert crashes >= 16
 
 
