@@ -168,8 +168,10 @@ class Contents:
 
     def stored(self, rows: Iterable[int]) -> list[tuple[str, bytes]]:
         """(content_id, JSON of its fields) of rows, as readers of the totals find them."""
-        found = self.rows.take([number for number in rows if number != self.NONE])
-        return [(row.id, _encode(_StoredContent(*row))) for row in found]
+        numbers = [number for number in rows if number != self.NONE]
+        if not numbers:  # as in nearly every batch, and Arrow's take of nothing costs 0.1 ms
+            return []
+        return [(row.id, _encode(_StoredContent(*row))) for row in self.rows.take(numbers)]
 
 
 @dataclass(slots=True)

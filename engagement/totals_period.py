@@ -15,7 +15,7 @@ class Period:
     events   all of them together
     """
 
-    __slots__ = ("_encoded", "_floor", "_floor_due", "events", "lines", "rows", "slot_of", "totals")
+    __slots__ = ("_floor", "_floor_due", "events", "lines", "rows", "slot_of", "totals")
 
     def __init__(self, capacity: int = 16) -> None:
         self.slot_of = np.full(capacity, -1, dtype=np.int32)
@@ -23,7 +23,6 @@ class Period:
         self.totals: Ints = np.zeros((capacity, WIDTH), dtype=np.int64)
         self.lines = 0
         self.events = 0
-        self._encoded: tuple[bytes, bytes] | None = None
         self._floor = 0
         self._floor_due = 0
 
@@ -35,7 +34,6 @@ class Period:
         if new.any():
             slots[new] = self.slot_of[rows[new]] = self._grow(rows[new])
         self.totals[slots] += sums
-        self._encoded = None
         self.events += int(sums[:, EVENTS].sum())
 
     def values(self, rows: Ints) -> Ints:
@@ -81,17 +79,13 @@ class Period:
         return slots
 
     def encode(self) -> tuple[bytes, bytes]:
-        """Content rows as int32, and their totals as int32 where all fit, else int64; little-endian, joined.
-
-        Kept until the next `add`: of the open minutes most do not change between two snapshots."""
-        if self._encoded is None:
-            totals = self.totals[: self.lines]
-            narrow = not self.lines or int(totals.max()) < 2**31
-            self._encoded = (
-                self.rows[: self.lines].astype("<i4").tobytes(),
-                totals.astype("<i4" if narrow else "<i8", copy=False).tobytes(),
-            )
-        return self._encoded
+        """Content rows as int32, and their totals as int32 where all fit, else int64; little-endian, joined."""
+        totals = self.totals[: self.lines]
+        narrow = not self.lines or int(totals.max()) < 2**31
+        return (
+            self.rows[: self.lines].astype("<i4").tobytes(),
+            totals.astype("<i4" if narrow else "<i8", copy=False).tobytes(),
+        )
 
     @classmethod
     def decode(cls, rows: bytes, totals: bytes) -> "Period":
