@@ -11,8 +11,8 @@ import numpy as np
 from sinks.redis_layout import CONTENTS_TTL_S, RECENT_MAX, SCORES_MAX, SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 from sources.positions import PartitionId, Span
 
-# Updates of a partition are joined up to this many events per write, so that none keeps Redis busy for long (30 ms).
-JOINED_EVENTS_MAX = 10_000
+# Updates of a partition are joined up to this many events per write, so that none keeps Redis busy for long (50 ms).
+JOINED_EVENTS_MAX = 20_000
 # A row of a minute or window, in bytes.
 ROW = np.dtype("V72")
 NUMBER = np.dtype("V4")
