@@ -117,5 +117,6 @@ def passing(failure: Exception) -> bool:
     if isinstance(failure, HOPELESS):
         return False
     if isinstance(failure, redis.ResponseError) and not isinstance(failure, PASSING):
-        return str(failure).startswith(PASSING_ANSWERS)
+        # Of a command in a transaction redis-py says "Command # 3 (...) of pipeline caused error: NOREPLICAS ..."
+        return str(failure).rpartition(" caused error: ")[2].startswith(PASSING_ANSWERS)
     return isinstance(failure, RedisError | RedisClusterException | OSError)

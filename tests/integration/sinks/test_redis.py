@@ -321,6 +321,21 @@ def test_a_full_redis_is_waited_for_and_loses_nothing(
     assert sink.claim(PARTITION, "b").offset_next == 12
 
 
+def test_a_redis_without_enough_replicas_is_waited_for(
+    redis_server: Any, unique: str, wait_for: Callable[..., Any]
+) -> None:
+    sink, client = make_sink(redis_server.url, unique), redis.Redis.from_url(redis_server.url)
+    process = Process(sink, "a")
+    process.take(SOME, 0)
+    client.config_set("min-replicas-to-write", "1")
+    writing = threading.Thread(target=process.take, args=(SOME, 6))
+    writing.start()
+    wait_for(lambda: "NOREPLICAS" in sink.last_error, message="the sink to say that replicas are missing")
+    client.config_set("min-replicas-to-write", "0")
+    writing.join(20)
+    assert sink.claim(PARTITION, "b").offset_next == 12
+
+
 def test_a_wrong_password_stops_with_a_sentence(redis_server: Any, unique: str) -> None:
     redis.Redis.from_url(redis_server.url).config_set("requirepass", "secret")
     with pytest.raises(FlowStopped, match="Redis refused to check its eviction policy"):
