@@ -20,7 +20,6 @@ from api.asgi import ASGIApp, Headers, Receive, Scope, Send, with_head
 HEADER = b"x-request-id"
 _FIT = re.compile(rb"[A-Za-z0-9._-]{1,64}")  # of a given id: nothing else goes into headers and logs
 ASKED_BY_MACHINES = ("/health", "/ready", "/metrics", "/metrics/prometheus")  # every few seconds: at DEBUG
-READS = ("GET", "HEAD")
 SLOW_S = 0.5
 
 log = structlog.get_logger()
@@ -85,5 +84,5 @@ def _level(method: str, route: str, status: int, wanted: bool) -> Any:
     """A 5xx is said by whoever failed, with the reason: WARN here, no event is lost by an answer that is not given."""
     if status >= 500:
         return log.warning
-    quiet = route in ASKED_BY_MACHINES or (method in READS and status < 400 and not wanted)
+    quiet = route in ASKED_BY_MACHINES or (method == "GET" and status < 400 and not wanted)
     return log.debug if quiet else log.info

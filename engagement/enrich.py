@@ -99,6 +99,8 @@ class ContentTable:
 
     def append(self, added: pa.RecordBatch) -> None:
         """Rows of CONTENT_SCHEMA, from the next number on."""
+        if not len(added):  # as after each look-up of contents that nobody has; the rest copies the whole table
+            return
         self.columns = pa.concat_batches([self.columns, added])  # type: ignore[attr-defined]  # missing in its stubs
         ids: Any = added.column("id")
         self.ids += ids.to_pylist()

@@ -55,8 +55,7 @@ class Additions:
                 start_s = window * window_minutes * MINUTE_S
                 update.crowded_users += _crowded_users("window", start_s, contents, rows, users)
                 update.everybody.append(("window", start_s, _joined(users)))
-        if self.events:
-            self._events(update, contents, counted)
+        self._events(update, contents, counted)
 
     def _events(self, update: Update, contents: ContentRows, counted: Counted) -> None:
         minutes, rows, times = (np.concatenate(columns) for columns in zip(*self.recent, strict=True))

@@ -132,7 +132,8 @@ class PostgresLookup:
         """What is known has been answered before the question was seen: a start asks while the table is loaded."""
         unknown = _not_among(pa.array(asked, pa.string()), self._known)
         found = self._rows(connection, self._select_some, {"ids": unknown.to_pylist()})
-        self._known = _in_one_piece([self._known, found])
+        if len(found):
+            self._known = _in_one_piece([self._known, found])
         self._answers.put(Answer(found, _not_among(unknown, found).to_pylist(), complete=False))
 
     def _rows(

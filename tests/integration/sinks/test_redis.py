@@ -306,32 +306,22 @@ def test_redis_that_may_evict_is_refused(redis_server: Any, unique: str) -> None
         make_sink(redis_server.url, unique).claim(PARTITION, "a")
 
 
-def test_a_full_redis_is_waited_for_and_loses_nothing(
-    redis_server: Any, unique: str, wait_for: Callable[..., Any]
+@pytest.mark.parametrize(
+    ("setting", "wrong", "says"),
+    [("maxmemory", "1", "memory"), ("min-replicas-to-write", "1", "NOREPLICAS")],
+    ids=["full", "without enough replicas"],
+)
+def test_a_redis_that_takes_no_writes_is_waited_for_and_loses_nothing(
+    redis_server: Any, unique: str, wait_for: Callable[..., Any], setting: str, wrong: str, says: str
 ) -> None:
     sink, client = make_sink(redis_server.url, unique), redis.Redis.from_url(redis_server.url)
     process = Process(sink, "a")
     process.take(SOME, 0)
-    client.config_set("maxmemory", "1")
+    client.config_set(setting, wrong)
     writing = threading.Thread(target=process.take, args=(SOME, 6))
     writing.start()
-    wait_for(lambda: "memory" in sink.last_error, message="the sink to say that Redis is full")
-    client.config_set("maxmemory", "0")
-    writing.join(20)
-    assert sink.claim(PARTITION, "b").offset_next == 12
-
-
-def test_a_redis_without_enough_replicas_is_waited_for(
-    redis_server: Any, unique: str, wait_for: Callable[..., Any]
-) -> None:
-    sink, client = make_sink(redis_server.url, unique), redis.Redis.from_url(redis_server.url)
-    process = Process(sink, "a")
-    process.take(SOME, 0)
-    client.config_set("min-replicas-to-write", "1")
-    writing = threading.Thread(target=process.take, args=(SOME, 6))
-    writing.start()
-    wait_for(lambda: "NOREPLICAS" in sink.last_error, message="the sink to say that replicas are missing")
-    client.config_set("min-replicas-to-write", "0")
+    wait_for(lambda: says in sink.last_error, message="the sink to say why it waits")
+    client.config_set(setting, "0")
     writing.join(20)
     assert sink.claim(PARTITION, "b").offset_next == 12
 
