@@ -145,13 +145,7 @@ class FencedCommit:
         # First the fence: it aborts an open transaction, which would make committed() wait, and no older process can
         # move the position after it was read.
         self._transactions.open()
-        # Only asked for its position and its group's metadata: it never joins the group.
-        consumer = Consumer({**self._kafka, "group.id": self._group, "enable.auto.commit": False})
-        try:
-            stored = self._read(consumer)
-            self._group_metadata = consumer.consumer_group_metadata()
-        finally:
-            consumer.close()
+        stored, self._group_metadata = self._read()
         self._last = self._checked(stored)
         return self._last
 
@@ -181,17 +175,23 @@ class FencedCommit:
     def close(self) -> None:
         self._transactions.close()
 
-    def _read(self, consumer: Consumer) -> TopicPartition:
-        """The stored position; waits while Kafka is away."""
+    def _read(self) -> tuple[TopicPartition, Any]:
+        """The stored position, and the group's metadata; waits while Kafka is away."""
         asked = [TopicPartition(self._partition.topic, self._partition.partition)]
         for attempt in repeated(_may_pass, self._stopping, self._abandon):
             with attempt:
                 if attempt.num > 1:
                     log.warning("waiting_for_kafka", to="read the position", group=self._group, tries=attempt.num)
-                answer = consumer.committed(asked, timeout=TRY_SECONDS)[0]
+                # It never joins the group. A client for each try: one that lost its broker may never find it again.
+                consumer = Consumer({**self._kafka, "group.id": self._group, "enable.auto.commit": False})
+                try:
+                    answer = consumer.committed(asked, timeout=TRY_SECONDS)[0]
+                    group_metadata = consumer.consumer_group_metadata()
+                finally:
+                    consumer.close()
                 if answer.error is not None:
                     raise KafkaException(answer.error)
-        return answer
+        return answer, group_metadata
 
     def _checked(self, stored: TopicPartition) -> Committed:
         name = f"{self._partition.topic}/{self._partition.partition}"
