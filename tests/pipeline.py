@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import psycopg
 import redis
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from sinks.redis_layout import SUMMARY, SUMMARY_FIELD, Group
+from sources.kafka_topics import ask
+from sources.topic_positions import TopicPositions
 from tests.brute_force import Expected, Seen, totals
 
 ROOT = Path(__file__).parent.parent
@@ -226,19 +228,20 @@ class Pipeline:
         """What a sink needs next of each Kafka partition."""
         if sink == "redis":
             return self.positions()
-        consumer = Consumer({**self.kafka.properties, "group.id": f"{self.group}.{sink}"})
+        deadline = time.monotonic() + 60
+
+        def waiting(what: str) -> None:
+            assert time.monotonic() < deadline, f"no answer to: {what}\n{self.words()}"
+
+        # A client for each try: one that was made while the broker was starting may never find it.
+        return ask(f"read the positions of {sink}", lambda: self._committed(sink), waiting)
+
+    def _committed(self, sink: str) -> dict[int, int]:
+        positions = TopicPositions(self.kafka.properties, self.topic)
         try:
-            asked = [TopicPartition(self.topic, partition) for partition in range(self.partitions)]
-            deadline = time.monotonic() + 30  # a broker that has just started knows no coordinator yet
-            while True:
-                try:
-                    return {found.partition: found.offset for found in consumer.committed(asked, timeout=10)}
-                except KafkaException:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
+            return positions.committed(f"{self.group}.{sink}")
         finally:
-            consumer.close()
+            positions.close()
 
     def words(self) -> str:
         """The last lines of every flow."""
