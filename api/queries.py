@@ -1,7 +1,8 @@
 """What the API reads: the totals in Redis, partitions merged. `now_us` is an argument; Redis failures are raised."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -38,7 +39,7 @@ return found
 """
 
 T = TypeVar("T")
-Bucket = tuple[str, int]  # (minute or window, start_s)
+Bucket = tuple[str, int]  # (kind, start_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,11 @@ class TotalsReader:
 
     def events_of(self, window: str, now_us: int) -> int:
         """Events on the board, those of contents that it does not show included."""
-        buckets = self._span(window, now_us).buckets  # all of one kind
-        return sum(events for events, _ in self.summaries(buckets[0][0], [start_s for _, start_s in buckets]))
+        return self._events_in(self._span(window, now_us).buckets)
 
     def events_of_hour(self, now_us: int) -> int:
         """Events counted in the last 60 minutes."""
-        return sum(events for events, _ in self.summaries("minute", boards.last_minutes(now_us, 60)))
+        return self._events_in([("minute", minute) for minute in boards.last_minutes(now_us, 60)])
 
     def people(self, window: str, now_us: int) -> int | None:
         """Users of all contents together, about 1 %. None in a cluster, where no command unites those of partitions:
@@ -94,7 +94,7 @@ class TotalsReader:
         if self._is_cluster:
             return None
         span = self._span(window, now_us)
-        names = [keys.everybody(*bucket) for keys in self._partitions() for bucket in span.users]
+        names = [keys.everybody(*bucket) for keys in self._partitions() for bucket in span.buckets]
         return int(self._client.pfcount(*names)) if names else 0
 
     def windows(self, count: int, now_us: int) -> list[dict[str, Any]]:
@@ -103,15 +103,12 @@ class TotalsReader:
         last_s = boards.tumbling(now_us, self._layout.window_minutes).start_s
         starts = [last_s - back * length_s for back in range(count - 1, -1, -1)]
         spans = [boards.window_at(start_s, self._layout.window_minutes) for start_s in starts]
-        per_minute, summed, positions = self._ask(
-            self._summaries("minute", [minute for span in spans for minute in span.minutes]),
-            self._summaries("window", starts),
-            stand(self._layout, self._numbers()),
+        *summaries, positions = self._ask(
+            *(self._summaries(span.buckets) for span in spans), stand(self._layout, self._numbers())
         )
         watermarks = watermarks_of(positions)
         found = []
-        for place, (span, (events, late)) in enumerate(zip(spans, summed, strict=True)):
-            minutes = per_minute[place * len(span.minutes) : (place + 1) * len(span.minutes)]
+        for span, counts in zip(spans, summaries, strict=True):
             found.append(
                 {
                     "start": boards.iso(span.start_s * 1_000_000),
@@ -119,10 +116,10 @@ class TotalsReader:
                     "state": boards.window_state(span.end_s, now_us, watermarks, self._lateness_seconds),
                     "minutes": [
                         count if watermarks and minute * 1_000_000 <= now_us else None
-                        for minute, (count, _) in zip(span.minutes, minutes, strict=True)
+                        for minute, (count, _) in zip(span.minutes, counts, strict=False)
                     ],
-                    "events": events if watermarks else None,
-                    "late": late,
+                    "events": sum(events for events, _ in counts) if watermarks else None,
+                    "late": sum(late for _, late in counts),
                 }
             )
         return found
@@ -135,22 +132,14 @@ class TotalsReader:
         if now_us > (span.end_s + boards.KEPT_S) * 1_000_000:
             return None
         board = self._rows(span, limit, now_us, self._first(span, limit))
-        positions, [(events, late)], minutes = self._ask(
-            stand(self._layout, self._numbers()),
-            self._summaries("window", [span.start_s]),
-            self._summaries("minute", span.minutes),
-        )
+        positions, counts = self._ask(stand(self._layout, self._numbers()), self._summaries(span.buckets))
         return {
             **board,
             "state": boards.window_state(span.end_s, now_us, watermarks_of(positions), self._lateness_seconds),
-            "events": events,
-            "late_events": late,
-            "minutes": [events for events, _ in minutes],
+            "events": sum(events for events, _ in counts),
+            "late_events": sum(late for _, late in counts),
+            "minutes": [events for events, _ in counts[: len(span.minutes)]],
         }
-
-    def summaries(self, kind: str, starts_s: Sequence[int]) -> list[tuple[int, int]]:
-        """Of each bucket as a whole: (its events, events too late for it)."""
-        return self._ask_one(self._summaries(kind, starts_s))
 
     def stats(self, content_id: str, now_us: int) -> dict[str, Any] | None:
         """One content: its fields, both boards' numbers, its events per minute of the last hour; None: unknown."""
@@ -201,6 +190,9 @@ class TotalsReader:
     def positions(self) -> list[PartitionPosition]:
         """Where each Kafka partition stands."""
         return self._ask_one(stand(self._layout, self._numbers()))
+
+    def _events_in(self, buckets: Sequence[Bucket]) -> int:
+        return sum(events for events, _ in self._ask_one(self._summaries(buckets)))
 
     def _span(self, window: str, now_us: int) -> BoardSpan:
         return boards.rolling(now_us) if window == "rolling" else boards.tumbling(now_us, self._layout.window_minutes)
@@ -285,17 +277,18 @@ class TotalsReader:
         return known[:limit], contents
 
     def _all_totals(self, buckets: Sequence[Bucket]) -> dict[str, Ints]:
-        """Of every content the sums over buckets and partitions."""
+        """Of every content the sums over buckets and partitions. A bucket at a time: a long window has many."""
 
-        def put(pipeline: Any) -> None:
-            for keys in self._partitions():
-                for bucket in buckets:
-                    pipeline.hgetall(keys.totals(*bucket))
+        def question(bucket: Bucket) -> Question[list[dict[bytes, bytes]]]:
+            names = [keys.totals(*bucket) for keys in self._partitions()]
+            return Question(lambda pipeline: [pipeline.hgetall(name) for name in names], list)
 
-        everything: list[dict[bytes, bytes]] = self._ask_one(Question(put, list))
-        for rows in everything:
-            rows.pop(SUMMARY_FIELD, None)
-        return boards.added(([member.decode() for member in rows], list(rows.values())) for rows in everything)
+        def stored() -> Iterator[tuple[list[str], list[bytes]]]:
+            for rows in chain.from_iterable(map(self._ask_one, map(question, buckets))):
+                rows.pop(SUMMARY_FIELD, None)
+                yield [member.decode() for member in rows], list(rows.values())
+
+        return boards.added(stored())
 
     # Questions
 
@@ -329,26 +322,27 @@ class TotalsReader:
 
         return Question(put, read)
 
-    def _summaries(self, kind: str, starts_s: Sequence[int]) -> Question[list[tuple[int, int]]]:
+    def _summaries(self, buckets: Sequence[Bucket]) -> Question[list[tuple[int, int]]]:
+        """Of each bucket as a whole: (its events, events too late for it)."""
         partitions = self._partitions()
 
         def put(pipeline: Any) -> None:
-            for start_s in starts_s:
+            for bucket in buckets:
                 for keys in partitions:
-                    pipeline.hget(keys.totals(kind, start_s), SUMMARY_FIELD)
+                    pipeline.hget(keys.totals(*bucket), SUMMARY_FIELD)
 
         def read(answers: list[Any]) -> list[tuple[int, int]]:
             parts = [(0, 0) if value is None else SUMMARY.unpack(value) for value in answers]
             count = len(partitions)
-            buckets = [parts[place * count : (place + 1) * count] for place in range(len(starts_s))]
-            return [(sum(events for events, _ in each), sum(late for _, late in each)) for each in buckets]
+            of_buckets = [parts[place * count : (place + 1) * count] for place in range(len(buckets))]
+            return [(sum(events for events, _ in each), sum(late for _, late in each)) for each in of_buckets]
 
         return Question(put, read)
 
     def _users_of(self, span: BoardSpan, ids: list[str], homes: Mapping[str, list[PartitionKeys]]) -> UniqueUsers:
         """Users per content. A content in several partitions: their union on one Redis, their sum in a cluster."""
         groups = [[[keys] for keys in homes[each]] if self._is_cluster else [homes[each]] for each in ids]
-        return UniqueUsers(span.users, ids, groups, self._united)
+        return UniqueUsers(span.buckets, ids, groups, self._united)
 
     def _unite(self, users: Sequence[UniqueUsers]) -> None:
         if mixed := [each.together() for each in users if each.mixed]:

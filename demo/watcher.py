@@ -7,24 +7,32 @@ from typing import Any
 
 import redis
 
+from engagement import boards
 from sinks.redis_layout import SUMMARY_FIELD, Group
 
 EVERY_S = 0.05
+# KEYS hashes: their fields and values in turn, hash by hash. Writes nothing. One call of a partition: a command of each
+# minute costs the client more than Redis.
+ROWS = """
+local found = {}
+for number, key in ipairs(KEYS) do found[number] = redis.call('HGETALL', key) end
+return found
+"""
 WINDOWS_BACK, WINDOWS_AHEAD = 4, 1
 
 
 class Watcher:
     """Polls the windows around now. client: of Redis, for this thread alone; every_s: seconds between two looks
 
-    went_back  (key, content, number before, number now)
+    went_back  ((Kafka partition, start of the window in seconds), content, events before, events now)
     """
 
     def __init__(self, client: Any, layout: Group, partitions: int, every_s: float = EVERY_S) -> None:
         self._every_s = every_s
         self._client = client
         self._layout, self._partitions = layout, partitions
-        self._seen: dict[tuple[str, bytes], int] = {}
-        self.went_back: list[tuple[str, str, int, int]] = []
+        self._seen: dict[tuple[int, int, bytes], int] = {}
+        self.went_back: list[tuple[tuple[int, int], str, int, int]] = []
         self.polls = 0
         self._watching = threading.Lock()
         self._stop = threading.Event()
@@ -50,22 +58,28 @@ class Watcher:
                 self._look()
 
     def _look(self) -> None:
-        length_s = 60 * self._layout.window_minutes
-        now = int(time.time()) // length_s
-        keys = [
-            self._layout.partition(partition).totals("window", window * length_s)
-            for window in range(now - WINDOWS_BACK, now + WINDOWS_AHEAD + 1)
-            for partition in range(self._partitions)
-        ]
-        pipeline = self._client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.hgetall(key)
-        for key, rows in zip(keys, pipeline.execute(), strict=True):
-            for content, value in rows.items():
-                if content == SUMMARY_FIELD:
-                    continue
-                events, before = int.from_bytes(value[:8], "little"), self._seen.get((key, content), 0)
-                if events < before:
-                    self.went_back.append((key, content.decode(), before, events))
-                self._seen[key, content] = events
+        for place, events in (found := self._read()).items():
+            before = self._seen.get(place, 0)
+            if events < before:
+                partition, start_s, content = place
+                self.went_back.append(((partition, start_s), content.decode(), before, events))
+        self._seen |= found
         self.polls += 1
+
+    def _read(self) -> dict[tuple[int, int, bytes], int]:
+        """Events by partition, start of the window, and content: each the sum of the window's buckets."""
+        now_s, minutes = int(time.time()), self._layout.window_minutes
+        spans = [boards.window_at(now_s + 60 * minutes * n, minutes) for n in range(-WINDOWS_BACK, WINDOWS_AHEAD + 1)]
+        buckets = [(span.start_s, bucket) for span in spans for bucket in span.buckets]
+        pipeline = self._client.pipeline(transaction=False)
+        for partition in range(self._partitions):
+            keys = self._layout.partition(partition)
+            pipeline.execute_command("EVAL", ROWS, len(buckets), *(keys.totals(*bucket) for _, bucket in buckets))
+        found: dict[tuple[int, int, bytes], int] = {}
+        for partition, hashes in enumerate(pipeline.execute()):
+            for (start_s, _), rows in zip(buckets, hashes, strict=True):
+                for content, value in zip(rows[::2], rows[1::2], strict=True):
+                    if content != SUMMARY_FIELD:
+                        place = (partition, start_s, content)
+                        found[place] = found.get(place, 0) + int.from_bytes(value[:8], "little")
+        return found

@@ -16,6 +16,8 @@ ROLLING_MINUTES = 10
 MINUTE_S = 60
 # A past window, and minutes of a content, are kept this long.
 KEPT_S = 3600
+# Stored rows that are held while they are summed up: 20 MB.
+HELD_MAX = 100_000
 
 State = Literal["filling", "late_accepted", "closed"]
 _COLUMN = {name: column for column, name in enumerate(MEASURES)}
@@ -23,11 +25,11 @@ _COLUMN = {name: column for column, name in enumerate(MEASURES)}
 
 @dataclass(frozen=True, slots=True)
 class BoardSpan:
-    """What a board covers: [start_s, end_s), and the buckets whose sums are its totals.
+    """What a board covers: [start_s, end_s).
 
-    buckets  (kind, start_s), to be added up
+    buckets  (kind, start_s), whose totals are to be added up and whose users to be united: the minutes, then of a
+             window its stragglers
     minutes  start_s of each minute of the span
-    users    (kind, start_s) that together hold the users
     """
 
     window: str
@@ -35,7 +37,6 @@ class BoardSpan:
     end_s: int
     buckets: tuple[tuple[str, int], ...]
     minutes: tuple[int, ...]
-    users: tuple[tuple[str, int], ...]
 
 
 def rolling(now_us: int) -> BoardSpan:
@@ -43,7 +44,7 @@ def rolling(now_us: int) -> BoardSpan:
     last = now_us // 1_000_000 // MINUTE_S * MINUTE_S
     minutes = _minutes(last - (ROLLING_MINUTES - 1) * MINUTE_S, ROLLING_MINUTES)
     buckets = tuple(("minute", start_s) for start_s in minutes)
-    return BoardSpan("rolling", minutes[0], last + MINUTE_S, buckets, minutes, buckets)
+    return BoardSpan("rolling", minutes[0], last + MINUTE_S, buckets, minutes)
 
 
 def tumbling(now_us: int, window_minutes: int) -> BoardSpan:
@@ -52,12 +53,12 @@ def tumbling(now_us: int, window_minutes: int) -> BoardSpan:
 
 
 def window_at(time_s: int, window_minutes: int) -> BoardSpan:
-    """The tumbling window that contains this time. Its own users are those of events late for their minute."""
+    """The tumbling window that contains this time."""
     length_s = window_minutes * MINUTE_S
     start_s = time_s // length_s * length_s
     minutes = _minutes(start_s, window_minutes)
-    users = (*(("minute", minute) for minute in minutes), ("window", start_s))
-    return BoardSpan("tumbling", start_s, start_s + length_s, (("window", start_s),), minutes, users)
+    buckets = (*(("minute", minute) for minute in minutes), ("window", start_s))
+    return BoardSpan("tumbling", start_s, start_s + length_s, buckets, minutes)
 
 
 def last_minutes(now_us: int, count: int) -> tuple[int, ...]:
@@ -113,13 +114,24 @@ def added(rows: Iterable[tuple[Sequence[str], Sequence[bytes | None]]]) -> dict[
     index: dict[str, int] = {}
     places: list[int] = []
     found: list[bytes] = []
+    sums = np.zeros((0, WIDTH), dtype=np.int64)
+
+    def summed() -> Ints:
+        larger = np.zeros((len(index), WIDTH), dtype=np.int64)
+        larger[: len(sums)] = sums
+        np.add.at(larger, places, np.frombuffer(b"".join(found), dtype="<i8").reshape(-1, WIDTH))
+        places.clear()
+        found.clear()
+        return larger
+
     for content_ids, values in rows:
         for content_id, value in zip(content_ids, values, strict=True):
             if value is not None:
                 places.append(index.setdefault(content_id, len(index)))
                 found.append(value)
-    sums = np.zeros((len(index), WIDTH), dtype=np.int64)
-    np.add.at(sums, places, np.frombuffer(b"".join(found), dtype="<i8").reshape(-1, WIDTH))
+        if len(found) > HELD_MAX:
+            sums = summed()
+    sums = summed()
     return {content_id: sums[row] for content_id, row in index.items()}
 
 

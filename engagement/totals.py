@@ -1,5 +1,7 @@
 """What one micro-batch adds to the totals of its Kafka partition: sums, users and recent events by content id.
 
+An event counts in its minute. A straggler, too late for its minute but not for its window, counts in the window's own
+bucket: the totals of a window are those of its minutes and of its stragglers.
 Computed before the exchange to the keyed step, where only the batch is known; engagement/totals_state.py adds it up.
 Everything is an integer: milliseconds, hundredths of a percent, thousandths of score, so a replay is bit-equal.
 """
@@ -71,16 +73,16 @@ class Recent:
 class PartialTotals:
     """What a batch adds. Plain values and arrays only: a Bytewax cluster pickles it on its way to the state.
 
-    An event late by the batch's own watermark is left out here; the rest of a (period, content) stands or falls as a
-    whole with the watermark before the batch, which only the state knows.
+    What is late and what straggles is said here by the batch's own watermark. The rest of a (period, content) stands or
+    falls as a whole with the watermark before the batch, which only the state knows.
     """
 
     span: Any  # the batch's span: partition, owner, offset_from, offset_next
     batch_contents: BatchContents
     minutes: Sums
-    windows: Sums
+    windows: Sums  # of stragglers; mostly empty
     minute_users: Users
-    late_users: Users  # by window: of events late for their minute, not their window
+    window_users: Users  # likewise
     late: dict[int, int]  # window -> events too late for it
     recent: Recent
     contents: list[tuple[str, bytes]]  # (id, JSON) of contents that the reader does not know yet
@@ -115,24 +117,20 @@ def partial_totals(enriched: EnrichedEvents, *, window_minutes: int, lateness_se
     lateness_us = lateness_seconds * 1_000_000
     in_minute = before < (minute + 1) * MINUTE_US + lateness_us
     in_window = before < (window + 1) * (window_minutes * MINUTE_US) + lateness_us
+    straggles = in_window & ~in_minute
     measures = _measures(enriched, taken)
     users = user_numbers([event.user_id for event in _of(enriched.events, taken)])
     somebody = users >= 0
     fresh = np.flatnonzero(event_ts > (newest_ms - RECENT_MS) * 1000)
     newest = fresh[_newest(content[fresh], event_ts[fresh], enriched.offsets[taken[fresh]])]
     late, counts = np.unique(window[~in_window], return_counts=True)
-    minutes = _summed(minute, content, measures, in_minute)
-    if len(late) or not in_minute.all():
-        windows = _summed(window, content, measures, in_window)
-    else:
-        windows = _coarser(minutes, window_minutes)
     return PartialTotals(
         span=enriched.span,
         batch_contents=contents,
-        minutes=minutes,
-        windows=windows,
+        minutes=summed(minute, content, measures, in_minute),
+        windows=summed(window, content, measures, straggles),
         minute_users=_users(minute, content, users, in_minute & somebody),
-        late_users=_users(window, content, users, in_window & ~in_minute & somebody),
+        window_users=_users(window, content, users, straggles & somebody),
         late=dict(zip(late.tolist(), counts.tolist(), strict=True)),
         recent=Recent(minute[newest], content[newest], event_ts[newest], encoded(enriched, taken[newest])),
         contents=enriched.contents.stored(enriched.contents_changed),
@@ -195,8 +193,8 @@ def _measures(enriched: EnrichedEvents, taken: Ints) -> Ints:
     return rows
 
 
-def _summed(periods: Ints, contents: Ints, measures: Ints, chosen: npt.NDArray[np.bool_]) -> Sums:
-    """The chosen events' sums by (period, content)."""
+def summed(periods: Ints, contents: Ints, measures: Ints, chosen: npt.NDArray[np.bool_]) -> Sums:
+    """The sums of the chosen rows by (period, content)."""
     if not chosen.all():
         periods, contents, measures = periods[chosen], contents[chosen], measures[chosen]
     if not len(periods):
@@ -210,14 +208,6 @@ def _summed(periods: Ints, contents: Ints, measures: Ints, chosen: npt.NDArray[n
     unique = ordered[first]
     sums = np.add.reduceat(measures.take(order, axis=0), first, axis=0)
     return Sums(unique // width + earliest, unique % width, sums)
-
-
-def _coarser(minutes: Sums, window_minutes: int) -> Sums:
-    """The sums of the windows, where every event counts in its minute: mostly they are those of one minute."""
-    windows = minutes.periods // window_minutes
-    if not len(windows) or minutes.periods[0] == minutes.periods[-1]:
-        return Sums(windows, minutes.contents, minutes.sums)
-    return _summed(windows, minutes.contents, minutes.sums, np.ones(len(windows), dtype=bool))
 
 
 def _users(periods: Ints, contents: Ints, users: Ints, chosen: npt.NDArray[np.bool_]) -> Users:

@@ -29,7 +29,7 @@ class Additions:
     """What the batches bring, columns in step, a row per event.
 
     minute_users  (minute, content row, user number) of events in open minutes
-    window_users  (window, content row, user number) of events in closed minutes of open windows
+    window_users  (window, content row, user number) of stragglers, in open windows
     recent        (minute, content row, event_ts_us), and those events
     """
 

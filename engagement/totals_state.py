@@ -1,4 +1,5 @@
-"""The totals of one Kafka partition: absolute numbers per content for each open minute and tumbling window.
+"""The totals of one Kafka partition: absolute numbers per content for each open minute, and for each open tumbling
+window those of its stragglers.
 
 The state takes PartialTotals in offset order and answers with an Update: the absolute values of what it touched, so
 that writing twice changes nothing. Time is the watermark, the running maximum of min(event_ts, Kafka timestamp).
@@ -13,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from engagement.content_rows import ContentRows
-from engagement.totals import EVENTS, MINUTE_US, NEVER, SCORE, WIDTH, Ints, PartialTotals, Sums
+from engagement.totals import EVENTS, MINUTE_US, NEVER, SCORE, WIDTH, Ints, PartialTotals, Sums, summed
 from engagement.totals_additions import Additions
 from engagement.totals_period import Period
 from engagement.totals_update import Kind, PeriodUpdate, Stored, Update
 
-# Buckets that ended longer before the newest Kafka timestamp can be read by nobody, and are not kept.
+# Buckets whose window ended longer before the newest Kafka timestamp can be read by nobody, and are not kept.
 READABLE_MS = 7_200_000
 # An event may lie this far after its Kafka timestamp (engagement/parse.py).
 AHEAD_MS = 300_000
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 COMPACT_FROM = 4096  # content ids
 
 
@@ -48,7 +49,7 @@ class _Touched:
     """What a call to `add` changed, gathered over its batches: content rows by (kind, number)."""
 
     periods: dict[tuple[Kind, int], list[Ints]] = field(default_factory=dict)
-    late: set[int] = field(default_factory=set)  # windows
+    windows: set[int] = field(default_factory=set)
     additions: Additions = field(default_factory=Additions)
     contents: dict[str, bytes] = field(default_factory=dict)
 
@@ -62,7 +63,7 @@ class PartitionTotals:
         self.watermark_us = NEVER
         self.newest_ms = -1
         self.counters = {"events": 0, "late": 0, "rejected": 0, "skipped": 0}
-        # window -> (its events, events too late for it), as long as it can be read
+        # window -> (its stragglers, events too late for it), as long as it can be read
         self._windows: dict[int, tuple[int, int]] = {}
         self._window_minutes = window_minutes
         self._lateness_us = lateness_seconds * 1_000_000
@@ -169,19 +170,13 @@ class PartitionTotals:
 
     def _add(self, partial: PartialTotals, touched: _Touched) -> None:
         rows = self._contents.rows_of(partial.batch_contents)
-        late = dict(partial.late)
-        self._merge("minute", partial.minutes, rows, touched)
-        open_windows = self._merge("window", partial.windows, rows, touched)
-        windows = partial.windows
-        for number in np.unique(windows.periods).tolist():
-            of = windows.periods == number
-            self._count(number, events=int(windows.sums[of & open_windows, EVENTS].sum()))
-            if too_late := int(windows.sums[of & ~open_windows, EVENTS].sum()):
-                late[number] = late.get(number, 0) + too_late
-        for number, events in late.items():
-            self.counters["late"] += events
-            self._count(number, late=events)
-            touched.late.add(number)
+        minutes = partial.minutes
+        closed = ~self._merge("minute", minutes, rows, touched)
+        windows = minutes.periods // self._window_minutes
+        for stragglers in (partial.windows, summed(windows, minutes.contents, minutes.sums, closed)):
+            self._add_stragglers(stragglers, rows, touched)
+        for window, events in partial.late.items():
+            self._count(window, touched, late=events)
         self._add_users(partial, rows, touched.additions)
         recent = partial.recent
         touched.additions.recent.append((recent.minutes, rows[recent.contents], recent.event_ts_us))
@@ -193,15 +188,21 @@ class PartitionTotals:
         self.newest_ms = max(self.newest_ms, partial.newest_ms)
         self.offset_next = partial.span.offset_next
 
+    def _add_stragglers(self, windows: Sums, rows: Ints, touched: _Touched) -> None:
+        """Count them in their windows, or as late where these are closed."""
+        in_time = self._merge("window", windows, rows, touched)
+        for window in np.unique(windows.periods).tolist():
+            events, of = windows.sums[:, EVENTS], windows.periods == window
+            self._count(window, touched, events=int(events[of & in_time].sum()), late=int(events[of & ~in_time].sum()))
+
     def _add_users(self, partial: PartialTotals, rows: Ints, additions: Additions) -> None:
-        """Of an event late for its minute, but in time for its window, the user is counted in the window alone."""
-        users, late = partial.minute_users, partial.late_users
+        users, stragglers = partial.minute_users, partial.window_users
         in_time = self._in_time("minute", users.periods)
         if in_time.any():
             additions.minute_users.append((users.periods[in_time], rows[users.contents[in_time]], users.users[in_time]))
         for windows, contents, numbers in (
             (users.periods[~in_time] // self._window_minutes, users.contents[~in_time], users.users[~in_time]),
-            (late.periods, late.contents, late.users),
+            (stragglers.periods, stragglers.contents, stragglers.users),
         ):
             in_time = self._in_time("window", windows)
             if in_time.any():
@@ -212,9 +213,11 @@ class PartitionTotals:
         period = self._periods.get(("minute", minute))
         return np.zeros(len(rows), dtype=np.int64) if period is None else period.events_of(rows)
 
-    def _count(self, window: int, *, events: int = 0, late: int = 0) -> None:
+    def _count(self, window: int, touched: _Touched, *, events: int = 0, late: int = 0) -> None:
         before = self._windows.get(window, (0, 0))
         self._windows[window] = (before[0] + events, before[1] + late)
+        self.counters["late"] += late
+        touched.windows.add(window)
 
     def _merge(self, kind: Kind, partial: Sums, rows: Ints, touched: _Touched) -> Any:
         """Add the sums of the periods still open; which of the partial's rows those were: bool [n]."""
@@ -246,7 +249,7 @@ class PartitionTotals:
                 events=period.events,
                 late=0,
             )
-        for number in touched.late:
+        for number in touched.windows:
             if self._readable("window", number):
                 start_s = self._start_s("window", number)
                 updates.setdefault(("window", number), PeriodUpdate("window", start_s, [], b"", [], 0, 0))
@@ -298,7 +301,9 @@ class PartitionTotals:
         return in_time
 
     def _readable(self, kind: Kind, number: int) -> bool:
-        return (number + 1) * self._length_us(kind) >= (self.newest_ms - READABLE_MS) * 1000
+        """A minute as long as its window, of which it is a part."""
+        window = number // self._window_minutes if kind == "minute" else number
+        return (window + 1) * self._length_us("window") >= (self.newest_ms - READABLE_MS) * 1000
 
 
 def stored_periods(
@@ -306,14 +311,12 @@ def stored_periods(
 ) -> list[tuple[Kind, int]]:
     """(kind, start_s) of every bucket that `PartitionTotals.load` needs: open, or a window with a late count."""
     newest_us = (newest_ms + AHEAD_MS) * 1000
-    readable_us = (newest_ms - READABLE_MS) * 1000
+    window_us = MINUTE_US * window_minutes
+    readable_us = ((newest_ms - READABLE_MS) * 1000 // window_us - 1) * window_us  # whole windows
     open_us = max(readable_us, watermark_us - lateness_seconds * 1_000_000)
-    kinds: tuple[tuple[Kind, int, int], ...] = (
-        ("minute", MINUTE_US, open_us),
-        ("window", MINUTE_US * window_minutes, readable_us),
-    )
+    kinds: tuple[tuple[Kind, int, int], ...] = (("minute", MINUTE_US, open_us), ("window", window_us, readable_us))
     return [
         (kind, number * length_us // 1_000_000)
         for kind, length_us, from_us in kinds
-        for number in range(from_us // length_us - 1, newest_us // length_us + 1)
+        for number in range(from_us // length_us, newest_us // length_us + 1)
     ]

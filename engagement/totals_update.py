@@ -9,11 +9,11 @@ Kind = Literal["minute", "window"]
 
 @dataclass(slots=True)
 class PeriodUpdate:
-    """What changed in a minute or window.
+    """What changed in a minute, or of a window among its stragglers.
 
     values  n rows of nine little-endian int64 (MEASURES), joined
     listed  those of the members that may be among its first LISTED_MAX, with their scores in thousandths of a point
-    events  of all contents in it so far
+    events  of all members so far, those that did not change included
     late    events too late for this window so far; a minute has none
     """
 
@@ -41,9 +41,8 @@ class Update:
     """Everything a batch changes for readers: absolute values after `span.offset_next`, users and recent events to add.
 
     added           for contents with few events in a minute, see shards.py
-    crowded_users   (kind, start_s, content_id, user numbers): for the others, and for events late for their minute
-    everybody       (kind, start_s, user numbers of four bytes, joined): of all contents together; of a window those
-                    late for their minute
+    crowded_users   (kind, start_s, content_id, user numbers): for the others, and for stragglers
+    everybody       (kind, start_s, user numbers of four bytes, joined): of all contents together
     crowded_recent  (start_s, content_id, [(event_ts_us, event)]): for the others, and in minutes that are closed
     contents        (content_id, JSON) to show from now on
     counters        numbers of the partition so far: events, late, rejected, skipped
@@ -67,7 +66,7 @@ class Update:
 
 
 class StoredPeriod(Protocol):
-    """A minute or window as the destination holds it."""
+    """What the destination holds of a minute, or of a window's stragglers."""
 
     @property
     def kind(self) -> str: ...

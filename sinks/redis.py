@@ -43,7 +43,7 @@ Outcome = Literal["next", "landed", "gap", "lost", "fenced"]
 
 @dataclass(frozen=True, slots=True)
 class LoadedPeriod:
-    """One minute or window as stored; its fields are those of PeriodUpdate."""
+    """One bucket as stored; its fields are those of PeriodUpdate."""
 
     kind: str
     start_s: int

@@ -4,18 +4,21 @@ Every key of a Kafka partition carries the hash tag {group/topic/partition}: one
 
     {tag}:position                     hash   owner, next, topic_id, watermark_us, newest_ms, counters; never expires
     {tag}:contents                     hash   member -> JSON of the content's fields; renewed by each write
-    {tag}:minute:START                 hash   member (content id) -> nine little-endian int64; window<LENGTH> likewise,
-                                              its field '' -> two: its events, those too late for it
-    {tag}:minute:START:scores          zset   member by score, the first 1000; window<LENGTH> likewise
+    {tag}:minute:START                 hash   member (content id) -> nine little-endian int64;
+                                              '' -> two: events of all members, events too late
+    {tag}:minute:START:scores          zset   member by score, the first 1000
     {tag}:minute:START:users/SHARD     string who was there, of the members of a shard, joined (engagement/shards.py)
-    {tag}:minute:START:users:MEMBER    HyperLogLog of user numbers, where the minute is crowded; of window<LENGTH> those
-                                              late for their minute. Users of a member: what is in either
-    {tag}:minute:START:everybody       HyperLogLog of the users of all members; window<LENGTH> as above
+    {tag}:minute:START:users:MEMBER    HyperLogLog of user numbers, where the minute is crowded. Users of a member: what
+                                              is in either
+    {tag}:minute:START:everybody       HyperLogLog of the users of all members
     {tag}:minute:START:recent/SHARD    string their events in that minute, joined
     {tag}:minute:START:recent:MEMBER   zset   such events by event time, the newest 50, where the minute is crowded
+    {tag}:stragglers<LENGTH>:START...  hash, scores, users:MEMBER and everybody as of a minute: of a window's events too
+                                              late for their minute, but not for the window
     {group/topic}:partitions           set    the Kafka partitions that are written; renewed hourly
 
-START is in seconds since 1970, LENGTH in minutes. All keys but position expire.
+A window is the sum of its minutes and its stragglers; events too late are counted with the latter. START is in seconds
+since 1970, LENGTH in minutes. All keys but position expire.
 """
 
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ from struct import Struct
 SCORES_MAX = 1000
 RECENT_MAX = 50
 CONTENTS_TTL_S = 7 * 86_400  # without a writer for a week, titles are forgotten; a start tells them all again
-# Of a bucket as a whole: its events, and those too late for it. No member has an empty name.
+# Of a bucket as a whole: its events, and those too late for its window. No member has an empty name.
 SUMMARY_FIELD = b""
 SUMMARY = Struct("<qq")
 
@@ -46,7 +49,7 @@ class Group:
 
     @property
     def ttl_s(self) -> int:
-        """Seconds: a bucket is read until an hour after its window, and its first event may come five minutes early."""
+        """Seconds: a minute is read until an hour after its window, and its first event may come five minutes early."""
         return 4200 + 60 * self.window_minutes
 
 
@@ -66,8 +69,8 @@ class PartitionKeys:
         return f"{self.tag}:contents"
 
     def totals(self, kind: str, start_s: int) -> str:
-        length = self.window_minutes if kind == "window" else ""
-        return f"{self.tag}:{kind}{length}:{start_s}"
+        bucket = f"stragglers{self.window_minutes}" if kind == "window" else "minute"
+        return f"{self.tag}:{bucket}:{start_s}"
 
     def scores(self, kind: str, start_s: int) -> str:
         return f"{self.totals(kind, start_s)}:scores"

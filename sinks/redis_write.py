@@ -13,14 +13,14 @@ from sources.positions import PartitionId, Span
 
 # Updates of a partition are joined up to this many events per write, so that none keeps Redis busy for long (50 ms).
 JOINED_EVENTS_MAX = 20_000
-# A row of a minute or window, in bytes.
+# A row of a bucket, in bytes.
 ROW = np.dtype("V72")
 NUMBER = np.dtype("V4")
 STRINGS = resources.files("sinks").joinpath("redis_strings.lua").read_text(encoding="utf-8")
 
 
 class PeriodUpdate(Protocol):
-    """Rows of one minute or window: `values` are rows of 72 bytes, aligned with members; (score, member) to list."""
+    """Rows of one bucket: `values` are rows of 72 bytes, aligned with members; (score, member) to list."""
 
     @property
     def kind(self) -> str: ...

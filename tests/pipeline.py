@@ -22,7 +22,7 @@ import psycopg
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from sinks.redis_layout import SUMMARY, SUMMARY_FIELD, Group
+from sinks.redis_layout import SUMMARY, SUMMARY_FIELD, Group, PartitionKeys
 from sources.kafka_topics import ask
 from sources.topic_positions import TopicPositions
 from tests.brute_force import Expected, Seen, totals
@@ -199,8 +199,12 @@ class Pipeline:
     def client(self) -> "redis.Redis":
         return redis.Redis.from_url(self.redis_url)
 
-    def keys(self, partition: int) -> Any:
-        return Group(self.group, self.topic, 10).partition(partition)
+    @property
+    def layout(self) -> Group:
+        return Group(self.group, self.topic, 10)
+
+    def keys(self, partition: int) -> PartitionKeys:
+        return self.layout.partition(partition)
 
     def positions(self) -> dict[int, int]:
         """What Redis needs next of each Kafka partition; -1: it has none."""
@@ -257,23 +261,30 @@ class Pipeline:
         return totals(seen, self.lengths)
 
     def stored(self) -> Expected:
-        """What Redis holds."""
-        client, found = self.client(), Expected()
+        """What Redis holds, as readers take it: a window is the sum of its minutes and its stragglers."""
+        found = Expected()
         for partition in range(self.partitions):
-            keys = self.keys(partition)
-            for kind, buckets in (("minute", found.minutes), ("window", found.windows)):
-                stem = keys.totals(kind, 0).rpartition(":")[0]
-                for key in client.scan_iter(match=f"{_escaped(stem)}:*", count=1000):
-                    start = key.decode().removeprefix(stem + ":")
-                    if not start.isdigit():
-                        continue
-                    rows = client.hgetall(key)
-                    summary = rows.pop(SUMMARY_FIELD, None)
-                    if summary is not None and kind == "window" and SUMMARY.unpack(summary)[1]:
-                        found.late[partition, int(start)] = SUMMARY.unpack(summary)[1]
+            for kind in ("minute", "window"):
+                for start_s, rows in self._buckets(partition, kind):
+                    late = SUMMARY.unpack(rows.pop(SUMMARY_FIELD, bytes(SUMMARY.size)))[1]
+                    window = partition, start_s // 600 * 600
+                    if late:
+                        found.late[window] = late
                     for content, value in rows.items():
-                        buckets[partition, int(start)][content.decode()] = np.frombuffer(value, "<i8").tolist()
+                        row = np.frombuffer(value, "<i8")
+                        if kind == "minute":
+                            found.minutes[partition, start_s][content.decode()] = row.tolist()
+                        total = found.windows[window].get(content.decode(), 0)
+                        found.windows[window][content.decode()] = (row + total).tolist()
         return found
+
+    def _buckets(self, partition: int, kind: str) -> Iterator[tuple[int, dict[bytes, bytes]]]:
+        """Start in seconds, and the hash, of every bucket of the kind."""
+        client, stem = self.client(), self.keys(partition).totals(kind, 0).rpartition(":")[0]
+        for key in set(client.scan_iter(match=f"{_escaped(stem)}:*", count=1000)):  # it may tell a key twice
+            start = key.decode().removeprefix(stem + ":")
+            if start.isdigit():
+                yield int(start), client.hgetall(key)
 
     def assert_equal(self, rejected: Callable[[bytes], bool] = lambda value: False) -> Expected:
         """Redis holds, bit for bit, what brute force computes from the topic."""

@@ -1,7 +1,8 @@
 """The boards counted anew from the records of a Kafka partition, and compared with what Redis holds of it.
 
-What is judged are the minutes and windows that begin at or after `since`: all their events lie behind the offset at
-which the count begins, and no record before it can have made them late. The stored state plays no part in the count.
+What is judged are the minutes, and the stragglers of windows, that begin at or after `since`: all their events lie
+behind the offset at which the count begins, and no record before it can have made them late. The stored state plays no
+part in the count.
 """
 
 import time
@@ -62,14 +63,18 @@ class Judged:
             first = -(-self.since_s // length) * length
             yield from ((kind, start) for start in range(first, self.until_s - length + 1, length))
 
-    def holds(self, kind: Kind, periods: Ints) -> Any:
-        """Which of these buckets, by their number since 1970, are judged: bool [n]."""
+    def holds(self, kind: Kind, periods: Any) -> Any:
+        """Which of these buckets, by their number since 1970, are judged: bool [n], or of one whether it is."""
         length = self.length_s(kind)
         return (periods * length >= self.since_s) & ((periods + 1) * length <= self.until_s)
 
+    def whole_window(self, bucket: Bucket) -> bool:
+        """Whether its window is judged, and so everything of that window."""
+        return bool(self.holds("window", bucket[1] // self.length_s("window")))
+
 
 class PartitionCount:
-    """Counts the events of one Kafka partition, in offset order.
+    """Counts the events of one Kafka partition, in offset order: each in its minute, stragglers in their windows.
 
     offset_next  Redis has counted what lies below; lengths: content -> seconds, today
     """
@@ -110,13 +115,14 @@ class PartitionCount:
         content = np.array([self._row(parsed.events[index].content_id or "") for index in at.tolist()], np.int64)
         measures = self._measures(parsed, at)
         stamps = parsed.timestamps_ms[at]
+        left = np.ones(len(at), bool)  # windows take what is too late for the minutes, which come first
         for kind in KINDS:
             length_us = self.judged.length_s(kind) * 1_000_000
             period = parsed.event_ts_us[at] // length_us
             late = before >= (period + 1) * length_us + self.judged.lateness_us
-            for number in np.unique(period[self.judged.holds(kind, period)]).tolist():
+            for number in np.unique(period[left & self.judged.holds(kind, period)]).tolist():
                 start_s = number * length_us // 1_000_000
-                here = period == number
+                here = left & (period == number)
                 chosen = np.flatnonzero(here & ~late)
                 if len(chosen):
                     rows, sums = _summed(content[chosen], measures[chosen])
@@ -127,6 +133,7 @@ class PartitionCount:
                     here &= ~late
                 newest = int(stamps[here].max(initial=0))
                 self.newest_ms[kind, start_s] = max(self.newest_ms.get((kind, start_s), 0), newest)
+            left &= late
 
     def rows(self, bucket: Bucket) -> dict[str, bytes]:
         """content_id -> nine little-endian int64, of the contents with events in it."""
@@ -241,7 +248,7 @@ class BoardDifferences:
                 continue
             rows = dict(found)
             events, late = SUMMARY.unpack(rows.pop(SUMMARY_FIELD, bytes(SUMMARY.size)))
-            if bucket[0] == "window":
+            if count.judged.whole_window(bucket):
                 self.sums.records += count.late_of(bucket) + count.events(bucket)
                 self.sums.delivered += late + sum(_events(row) for row in rows.values())
             self._rows(partition, bucket, count.rows(bucket), {member.decode(): row for member, row in rows.items()})
@@ -278,7 +285,8 @@ class BoardDifferences:
 
 
 def _named(bucket: Bucket) -> str:
-    return f"{bucket[0]} {datetime.fromtimestamp(bucket[1], UTC):%Y-%m-%dT%H:%MZ}"
+    what = "minute" if bucket[0] == "minute" else "stragglers of window"
+    return f"{what} {datetime.fromtimestamp(bucket[1], UTC):%Y-%m-%dT%H:%MZ}"
 
 
 def _events(row: bytes) -> int:

@@ -11,36 +11,10 @@ from typing import Any
 
 import pytest
 
-from sinks.redis_layout import SUMMARY_FIELD
+from demo.watcher import Watcher
 from tests.pipeline import Flow, Pipeline, events, every
 
 KILLS = 10
-POLL_S = 0.05
-
-
-class Reader:
-    """Polls the windows as a board would, and remembers every number that went back."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._client = pipeline.client()
-        self._seen: dict[tuple[bytes, bytes], int] = {}
-        self.went_back: list[tuple[bytes, bytes, int, int]] = []
-        self.polls = 0
-
-    def poll(self) -> None:
-        for partition in range(self._pipeline.partitions):
-            stem = self._pipeline.keys(partition).totals("window", 0).rpartition(":")[0]
-            pattern = f"{stem}:??????????"
-            for key in self._client.scan_iter(match=pattern, count=10_000):
-                for content, value in self._client.hgetall(key).items():
-                    if content == SUMMARY_FIELD:
-                        continue
-                    events_now, before = int.from_bytes(value[:8], "little"), self._seen.get((key, content), 0)
-                    if events_now < before:
-                        self.went_back.append((key, content, before, events_now))
-                    self._seen[key, content] = events_now
-        self.polls += 1
 
 
 @contextmanager
@@ -54,11 +28,14 @@ def load(pipeline: Pipeline, per_second: int, seed: int = 7) -> Iterator[None]:
 
 
 @contextmanager
-def watched(pipeline: Pipeline) -> Iterator[Reader]:
-    """A reader that polls every 50 ms while the block runs."""
-    reader = Reader(pipeline)
-    with every(POLL_S, reader.poll):
-        yield reader
+def watched(pipeline: Pipeline) -> Iterator[Watcher]:
+    """A reader of the windows while the block runs."""
+    watcher = Watcher(pipeline.client(), pipeline.layout, pipeline.partitions)
+    watcher.start()
+    try:
+        yield watcher
+    finally:
+        watcher.stop()
 
 
 def progressed(pipeline: Pipeline, wait_for: Callable[..., Any]) -> None:
@@ -71,7 +48,7 @@ def progressed(pipeline: Pipeline, wait_for: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("recovery", ["kept", "deleted"])
 def test_ten_kills_under_load_change_no_number_and_none_goes_back(pipeline, wait_for, recovery: str) -> None:
     rng = random.Random(recovery)
-    with watched(pipeline) as reader, load(pipeline, 1000):
+    with watched(pipeline) as watcher, load(pipeline, 1000):
         for _ in range(KILLS):
             flow = pipeline.start()
             progressed(pipeline, wait_for)
@@ -84,13 +61,13 @@ def test_ten_kills_under_load_change_no_number_and_none_goes_back(pipeline, wait
     pipeline.caught_up()
     expected = pipeline.assert_equal()
     assert sum(row[0] for rows in expected.windows.values() for row in rows.values()) > 1000
-    assert reader.polls > 50
-    assert reader.went_back == []
+    assert watcher.polls > 50
+    assert watcher.went_back == []
 
 
 @pytest.mark.timeout(300)
 def test_one_two_one_processes_with_kills_change_no_number(pipeline, wait_for) -> None:
-    with watched(pipeline) as reader, load(pipeline, 800):
+    with watched(pipeline) as watcher, load(pipeline, 800):
         for processes in (1, 2, 1, 2, 1):
             flows = pipeline.start_cluster(processes) if processes > 1 else [pipeline.start()]
             progressed(pipeline, wait_for)
@@ -101,7 +78,7 @@ def test_one_two_one_processes_with_kills_change_no_number(pipeline, wait_for) -
         progressed(pipeline, wait_for)
     pipeline.caught_up()
     pipeline.assert_equal()
-    assert reader.went_back == []
+    assert watcher.went_back == []
 
 
 @pytest.mark.timeout(300)

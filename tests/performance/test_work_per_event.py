@@ -21,7 +21,7 @@ BYTECODES_MAX = {
     "parse": 66,
     "enrich": 3,
     "totals, partial": 130,
-    "totals, added up": 155,
+    "totals, added up": 100,
     "Redis transaction": 50,
     "BigQuery columns": 40,
     "partner bodies": 160,

@@ -38,10 +38,11 @@ class Service:
         self.app = create_app(self.reader, self.observer, now_us=lambda: self.now_us)
 
     def write(self, partition: int, records: Sequence[Record], known: Sequence[str]) -> None:
-        """All of a partition's events, and the contents known by then."""
-        of = PartitionId(PARTITION.topic, PARTITION.topic_id, partition)
+        """All of a partition's events, in two batches, and the contents known by then."""
+        of, middle = PartitionId(PARTITION.topic, PARTITION.topic_id, partition), len(records) // 2
         self.sink.claim(of, "owner")
-        update = PartitionTotals(of, 0, **OPTIONS).add([partial_totals(batch(records, 0, of), **OPTIONS)])
+        batches = batch(records[:middle], 0, of), batch(records[middle:], middle, of)
+        update = PartitionTotals(of, 0, **OPTIONS).add([partial_totals(each, **OPTIONS) for each in batches])
         contents = Contents()
         rows = contents.put(
             [ContentRow(content_id, "slug", f"Title {content_id}", "video", 100) for content_id in known]

@@ -43,10 +43,14 @@ def test_redis_holds_the_totals_counted_one_by_one(sink: RedisSink, redis_url: s
         process.take(STREAM[start : start + 7], start)
     expected, keys = count(STREAM), keys_of(unique).partition(PARTITION.partition)
     held, users = everything(redis_url, unique), {}
-    for (kind, start_s, content_id), row in expected.rows.items():
+    for (kind, start_s, content_id), row in expected.stored.items():
         stored = held[keys.totals(kind, start_s)][content_id.encode()]
         assert stored == b"".join(number.to_bytes(8, "little") for number in row)
         assert (content_id.encode(), float(row[8])) in held[keys.scores(kind, start_s)]
+    buckets = {name: fields for name, fields in held.items() if name.split(":")[-2] in ("minute", "stragglers10")}
+    assert {(name, member.decode()) for name, fields in buckets.items() for member in fields if member} == {
+        (keys.totals(kind, start_s), content_id) for kind, start_s, content_id in expected.stored
+    }
     for (kind, start_s, content_id), found in expected.users.items():
         users[keys.crowded_users(kind, start_s, content_id)] = len(found)
     assert {name: value for name, value in held.items() if ":users:" in name} == users
@@ -367,8 +371,8 @@ def test_the_first_thousand_of_a_board_are_kept_exactly(sink: RedisSink, redis_u
 def test_a_write_of_many_contents_fits_the_script(sink: RedisSink) -> None:
     process = Process(sink, "a")
     process.take([Record(0, 0, f"c{i}", user=f"u{i}") for i in range(12_000)], 0)
-    (window,) = [period for period in sink.load(Span(PARTITION, "a", 0, 0)).periods if period.kind == "window"]
-    assert len(window.members) == window.events == 12_000
+    (minute,) = sink.load(Span(PARTITION, "a", 0, 0)).periods
+    assert len(minute.members) == minute.events == 12_000
 
 
 def test_partitions_go_in_one_round_trip(redis_url: str, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:

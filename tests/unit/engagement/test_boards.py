@@ -23,15 +23,14 @@ def test_rolling_is_the_current_minute_and_the_nine_before() -> None:
     span = boards.rolling(NOW_US)
     assert (span.start_s, span.end_s) == (START - 540, START + 60)
     assert span.minutes == tuple(range(START - 540, START + 1, 60))
-    assert span.buckets == span.users == tuple(("minute", minute) for minute in span.minutes)
+    assert span.buckets == tuple(("minute", minute) for minute in span.minutes)
 
 
 def test_tumbling_is_the_window_that_contains_now() -> None:
     span = boards.tumbling(NOW_US, 10)
     assert (span.start_s, span.end_s) == (START, START + 600)
-    assert span.buckets == (("window", START),)
     assert span.minutes == tuple(range(START, START + 600, 60))
-    assert span.users == (*(("minute", minute) for minute in span.minutes), ("window", START))
+    assert span.buckets == (*(("minute", minute) for minute in span.minutes), ("window", START))
     assert boards.tumbling(START * 1_000_000 - 1, 10).end_s == START
 
 
@@ -46,7 +45,9 @@ def test_order_is_score_then_events_then_content_id() -> None:
     assert boards.ranked(totals) == ["e", "b", "c", "d", "a"]
 
 
-def test_rows_of_several_partitions_add_up() -> None:
+@pytest.mark.parametrize("held", [boards.HELD_MAX, 0])
+def test_rows_of_several_partitions_add_up(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boards, "HELD_MAX", held)
     one, two = total(events=1, score=3).tobytes(), total(events=2, score=4).tobytes()
     added = boards.added([(["a", "b"], [one, None]), (["a", "b"], [two, two])])
     assert {name: row.tolist() for name, row in added.items()} == {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engagement import totals_period
+from engagement import totals_period, totals_state
 from engagement.recent import RECENT_MAX, decoded
 from engagement.totals import PartialTotals, partial_totals
 from engagement.totals_additions import CROWDED
@@ -20,6 +20,7 @@ from tests.unit.engagement.totals_batches import (
     PARTITION,
     Record,
     Store,
+    as_read,
     batch,
     count,
     user_number,
@@ -70,10 +71,11 @@ def straight(records: Sequence[Record]) -> Store:
 
 
 def readable(store: Store) -> Store:
-    """Without what ended more than two hours before the newest record: what remains there depends on the cuts."""
+    """Without windows that ended more than two hours before the newest record: what remains there depends on the
+    cuts."""
 
     def kept(kind: str, start_s: int) -> bool:
-        return (start_s + (60 if kind == "minute" else 600)) * 1000 >= store.newest_ms - 7_200_000
+        return (start_s // 600 * 600 + 600) * 1000 >= store.newest_ms - 7_200_000
 
     store.rows = {key: row for key, row in store.rows.items() if kept(key[0], key[1])}
     store.buckets = {key: counts for key, counts in store.buckets.items() if kept(*key)}
@@ -98,17 +100,19 @@ def test_totals_of_any_batching_equal_those_counted_one_by_one(
     for start in range(0, len(partials), together):
         store.take(state.add(partials[start : start + together]))
     counted = count(records)
-    whole = readable(Store(newest_ms=store.newest_ms, rows=counted.rows, users=counted.users))
+    whole = readable(Store(newest_ms=store.newest_ms, rows=counted.rows))
+    stored = readable(Store(newest_ms=store.newest_ms, rows=counted.stored, users=counted.users))
     readable(store)
-    assert store.rows == whole.rows
-    assert store.users == whole.users
+    assert as_read(store.rows) == whole.rows
+    assert store.rows == stored.rows
+    assert store.users == stored.users
     for kind, start_s, _ in store.users:
         of_contents = [users for key, users in store.users.items() if key[:2] == (kind, start_s)]
         assert store.everybody[kind, start_s] == set().union(*of_contents)
     assert store.counters["late"] == sum(counted.late.values())
     assert store.counters["events"] == counted.events
     for (kind, start_s), (events, late) in store.buckets.items():
-        assert events == sum(row[0] for key, row in whole.rows.items() if key[:2] == (kind, start_s))
+        assert events == sum(row[0] for key, row in stored.rows.items() if key[:2] == (kind, start_s))
         assert late == (counted.late.get(start_s, 0) if kind == "window" else 0)
     assert store == readable(straight(records))
 
@@ -149,7 +153,7 @@ def test_an_event_counts_until_the_watermark_reaches_the_end_of_its_bucket_plus_
             late = Record(event_ms=0, kafka_ms=before)
             store = totals_of([Record(before, before, IDS[1]), late], cuts)
             assert (("minute", NOON_MS // 1000, IDS[0]) in store.rows) is counts
-            assert ("window", NOON_MS // 1000, IDS[0]) in store.rows
+            assert (("window", NOON_MS // 1000, IDS[0]) in store.rows) is not counts
             assert store.counters["late"] == 0
 
 
@@ -161,6 +165,43 @@ def test_an_event_late_for_its_window_is_counted_as_late_once() -> None:
             assert store.counters["late"] == late
             assert (("window", NOON_MS // 1000, IDS[0]) in store.rows) is (late == 0)
             assert store.buckets[("window", NOON_MS // 1000)][1] == late
+
+
+# Three in time, then, once their minutes are closed: two stragglers of other minutes, one more, and one that is late.
+STRAGGLING = [
+    *(Record(0, 0, IDS[0], "play", 900), Record(MINUTE, MINUTE, IDS[1]), Record(12 * MINUTE, 12 * MINUTE, IDS[2])),
+    *(Record(1, 12 * MINUTE, IDS[0], "finish", 900, "ann"), Record(MINUTE, 12 * MINUTE, IDS[0], "click")),
+    *(Record(20 * MINUTE - 1, 20 * MINUTE - 1, IDS[2]), Record(5 * MINUTE, 20 * MINUTE, IDS[1], user="bob")),
+    *(Record(20 * MINUTE, 20 * MINUTE, IDS[2]), Record(2, 21 * MINUTE, IDS[1])),
+]
+
+
+@pytest.mark.parametrize("cuts", [[], [3], [3, 4, 6, 8], [4, 7]], ids=["by the batch", "by the state", "apart", "both"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_window_is_the_sum_of_its_minutes_and_its_stragglers(cuts: list[int], restarted: bool) -> None:
+    state, store = fresh(), Store()
+    for partial in cut(STRAGGLING, cuts):
+        if restarted:
+            state = fresh()
+            state.load(store)
+        store.take(state.add([partial]))
+    start = NOON_MS // 1000
+    assert {key: row[0] for key, row in store.rows.items() if key[0] == "window"} == {
+        ("window", start, IDS[0]): 2,
+        ("window", start, IDS[1]): 1,
+    }
+    assert store.buckets["window", start] == (3, 1)
+    assert {key: row[0] for key, row in as_read(store.rows).items() if key[:2] == ("window", start)} == {
+        ("window", start, IDS[0]): 3,
+        ("window", start, IDS[1]): 2,
+    }
+    assert as_read(store.rows) == count(STRAGGLING).rows
+    assert store == straight(STRAGGLING)
+
+
+def test_where_nobody_straggles_a_window_has_no_bucket_of_its_own() -> None:
+    store = totals_of([Record(i * MINUTE, i * MINUTE) for i in range(40)], [20])
+    assert {kind for kind, _ in store.buckets} == {"minute"}
 
 
 def test_users_of_an_event_late_for_its_minute_alone_count_in_its_window() -> None:
@@ -177,7 +218,7 @@ def test_an_event_from_the_future_does_not_drag_the_watermark() -> None:
 
 def test_events_without_content_or_for_another_sink_are_in_no_totals() -> None:
     store = totals_of([Record(0, 0, content=None), Record(0, 0, target="bigquery"), Record(0, 0, target="redis")])
-    assert [row[0] for row in store.rows.values()] == [1, 1]
+    assert [row[0] for row in store.rows.values()] == [1]
     assert store.counters == {"events": 2, "late": 0, "rejected": 0, "skipped": 0}
 
 
@@ -229,6 +270,10 @@ def test_a_snapshot_of_another_topic_id_window_or_format_does_not_serve() -> Non
     assert PartitionTotals.decode(snapshot, PARTITION, **OPTIONS) is not None
     assert PartitionTotals.decode(snapshot, other, **OPTIONS) is None
     assert PartitionTotals.decode(snapshot, PARTITION, window_minutes=5, lateness_seconds=600) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(totals_state, "SNAPSHOT_VERSION", 1)  # held whole windows
+        former = fresh().encode()
+    assert PartitionTotals.decode(former, PARTITION, **OPTIONS) is None
     assert PartitionTotals.decode(b"\xc1 not a snapshot", PARTITION, **OPTIONS) is None
     assert PartitionTotals.decode(b"", PARTITION, **OPTIONS) is None
 
@@ -238,12 +283,12 @@ def test_a_snapshot_of_another_topic_id_window_or_format_does_not_serve() -> Non
 def test_a_reload_asks_for_every_bucket_that_it_needs(records: list[Record]) -> None:
     store = straight(records)
     asked = set(stored_periods(store.watermark_us, store.newest_ms, **OPTIONS))
-    open_minutes = {
+    needed = {
         (kind, start_s)
-        for kind, start_s in store.buckets
-        if (start_s + (60 if kind == "minute" else 600) + 600) * 1_000_000 > store.watermark_us
+        for kind, start_s in readable(store).buckets  # closed windows have late counts
+        if kind == "window" or (start_s + 60 + 600) * 1_000_000 > store.watermark_us
     }
-    assert open_minutes <= asked
+    assert needed <= asked
 
 
 @pytest.mark.parametrize("window_minutes", [1, 7, 10, 60])
@@ -252,7 +297,9 @@ def test_windows_of_any_length_hold_their_minutes(window_minutes: int) -> None:
     records = [Record(i * MINUTE, i * MINUTE) for i in range(70)]
     store = Store()
     store.take(PartitionTotals(PARTITION, 0, **options).add([partial_totals(batch(records), **options)]))
-    assert store.rows == count(records, **options).rows
+    counted = count(records, **options)
+    assert store.rows == counted.stored
+    assert as_read(store.rows, window_minutes) == counted.rows
 
 
 def totals_of(records: list[Record], cuts: Sequence[int] = ()) -> Store:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from engagement import boards
 from engagement.content_rows import tag_of, user_shard_of
 from engagement.enrich import ContentRow, Contents, EnrichedEvents, enrich
 from engagement.events import Event
@@ -169,9 +170,14 @@ class StoredPeriod:
 
 @dataclass
 class Counted:
-    """The same numbers, counted event by event with Decimal."""
+    """The same numbers, counted event by event with Decimal.
+
+    rows    of each minute and window all that counts in it
+    stored  the same events, each once: in its minute, or in its window where it is too late for the minute
+    """
 
     rows: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
+    stored: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
     users: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)
     late: dict[int, int] = field(default_factory=dict)  # start_s of the window
     events: int = 0
@@ -212,23 +218,42 @@ def count(records: Iterable[Record], window_minutes: int = 10, lateness_seconds:
         watermark_us = max(min(event_us, kafka_us), min(event_us, kafka_us) if watermark_us is None else watermark_us)
         if record.content is None:
             continue
+        share = percentage(record)
+        added = (
+            1,
+            *(int(record.type == name) for name in TYPES),
+            record.duration_ms or 0,
+            share or 0,
+            int(share is not None),
+            score(record),
+        )
         for kind, (counts, start_s) in in_time.items():
-            key = (kind, start_s, record.content)
             if counts:
-                share = percentage(record)
-                added = (
-                    1,
-                    *(int(record.type == name) for name in TYPES),
-                    record.duration_ms or 0,
-                    share or 0,
-                    int(share is not None),
-                    score(record),
-                )
-                before = counted.rows.get(key, (0,) * 9)
-                counted.rows[key] = tuple(a + b for a, b in zip(before, added, strict=True))
+                add_row(counted.rows, (kind, start_s, record.content), added)
             elif kind == "window":
                 counted.late[start_s] = counted.late.get(start_s, 0) + 1
-        if record.user is not None and in_time["window"][0]:
+        if in_time["window"][0]:
             kind = "minute" if in_time["minute"][0] else "window"
-            counted.users.setdefault((kind, in_time[kind][1], record.content), set()).add(user_number(record.user))
+            key = (kind, in_time[kind][1], record.content)
+            add_row(counted.stored, key, added)
+            if record.user is not None:
+                counted.users.setdefault(key, set()).add(user_number(record.user))
     return counted
+
+
+def add_row(rows: dict[tuple[str, int, str], tuple[int, ...]], key: tuple[str, int, str], row: Sequence[int]) -> None:
+    rows[key] = tuple(a + b for a, b in zip(rows.get(key, (0,) * 9), row, strict=True))
+
+
+def as_read(
+    stored: dict[tuple[str, int, str], tuple[int, ...]], window_minutes: int = 10
+) -> dict[tuple[str, int, str], tuple[int, ...]]:
+    """Stored rows as readers take them: those of the minutes, and of each window the sum of its buckets."""
+    rows: dict[tuple[str, int, str], tuple[int, ...]] = {}
+    for (kind, start_s, content_id), row in stored.items():
+        if kind == "minute":
+            rows[kind, start_s, content_id] = row
+        window = boards.window_at(start_s, window_minutes)
+        assert (kind, start_s) in window.buckets
+        add_row(rows, ("window", window.start_s, content_id), row)
+    return rows

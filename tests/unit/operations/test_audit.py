@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engagement.parse import parse
 from operations.audit.auditor import default_range
-from operations.audit.boards import Judged
+from operations.audit.boards import Judged, PartitionCount
 from operations.audit.fingerprints import event_columns, loose_columns, prints_of
 from operations.audit.partner import partner_rows
 from operations.audit.problem import CouldNotLook
@@ -20,6 +20,7 @@ from operations.audit.scan import Range, Scanned
 from operations.audit.spool import BUCKETS, Spool, integer_keys, integer_of, is_integer, named_keys, rows_of, text_keys
 from sources.kafka_records import Records
 from sources.positions import PartitionId, Span
+from tests.unit.engagement.totals_batches import IDS, LENGTHS, NOON_MS, Record, batch, count
 
 ALL = Range(0, 2**60)
 
@@ -169,3 +170,26 @@ def test_only_whole_buckets_of_the_range_are_judged():
     assert [at - start for kind, at in buckets if kind == "window"] == [600]
     assert [at - start for kind, at in buckets if kind == "minute"] == list(range(60, 1200 + 1, 60))
     assert judged.holds("window", np.array([start // 600, start // 600 + 1, start // 600 + 2])).tolist() == [0, 1, 0]
+
+
+def test_the_audit_counts_each_event_where_the_totals_store_it():
+    """In time, straggling, late; in several batches, of which the audit sees no state in between."""
+    records = [
+        Record(minute * 60_000 - behind * 60_000, minute * 60_000, IDS[minute % 4], "pause", 900 * minute)
+        for minute in range(60)
+        for behind in (0, 3, 12, 15, 19, 25)
+    ]
+    judged = Judged(NOON_MS // 1000 - 3600, NOON_MS // 1000 + 3600, 10, 600_000_000)
+    audited, totals = PartitionCount(judged, len(records), LENGTHS), count(records)
+    for start in range(0, len(records), 50):
+        audited.take(batch(records[start : start + 50], start))
+    rows = {
+        (*bucket, content_id): tuple(np.frombuffer(row, "<i8").tolist())
+        for bucket in judged.buckets()
+        for content_id, row in audited.rows(bucket).items()
+    }
+    assert rows == totals.stored
+    assert {kind for kind, _, _ in rows} == {"minute", "window"}
+    assert {start: late for start, late in audited.late.items() if late} == totals.late
+    of_windows = [bucket for bucket in judged.buckets() if judged.whole_window(bucket)]
+    assert sum(audited.events(each) + audited.late_of(each) for each in of_windows) == len(records)
