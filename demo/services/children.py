@@ -45,13 +45,16 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(self.stop_signal)
 
-    def kill(self) -> None:
-        """SIGKILL to the whole process group, then reap it."""
+    def kill(self, patience_s: float | None = None) -> None:
+        """SIGKILL to the whole process group, then reap it; patience_s: waits no longer, None: for ever.
+
+        It ends once the kernel gets to it: a process that is in the middle of a write to a slow disk ends after it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(patience_s)
 
     def stop(self, patience_s: float = 10.0) -> int:
         """Ask, wait up to `patience_s` seconds, then kill. Returns the exit status (negative: the signal)."""
@@ -136,16 +139,23 @@ def wait_until(ready: Callable[[], bool], child: Child, patience_s: float = 60.0
 
 
 def stop_in_order(groups: Sequence[Sequence[Child]], patience_s: float = 10.0) -> None:
-    """Stop group after group: each group is asked together; whoever is left when its patience ends is killed."""
+    """Stop group after group: each group is asked together; whoever is left when its patience ends is killed, and
+    waited for no longer than as much again."""
     for group in groups:
         for child in group:
             child.ask_to_stop()
-        deadline = time.monotonic() + patience_s
-        for child in group:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            if child.alive:
-                child.kill()
+        for child in _living(group, patience_s):
+            child.kill(0)
+        _living(group, patience_s)
+
+
+def _living(group: Sequence[Child], patience_s: float) -> list[Child]:
+    """Those that have not ended when so long has passed."""
+    deadline = time.monotonic() + patience_s
+    for child in group:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(max(0.0, deadline - time.monotonic()))
+    return [child for child in group if child.alive]
 
 
 def _popen(
