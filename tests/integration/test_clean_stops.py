@@ -116,7 +116,7 @@ def test_an_api_whose_redis_does_not_answer(
         began = time.monotonic()
         api.send_signal(signal.SIGTERM)
         assert api.wait(20) == 0
-        assert time.monotonic() - began < API_STOP_S + 1  # a second for the interpreter's own end
+        assert time.monotonic() - began < API_STOP_S + 3  # for the interpreter's own end, on a busy machine
     finally:
         redis_server.resume()
         api.kill()

@@ -64,14 +64,14 @@ def test_continuous_keeps_its_rate_and_dates_rows_now() -> None:
     database = Written()
     result = run(continuous(NOW_US, 1_000, 300, 50), database)
     assert result.rows == 300
-    assert result.seconds == pytest.approx(0.3, abs=0.25)
+    assert 0.25 < result.seconds < 10  # never faster; a busy machine may be slower
     assert max(len(rows) for rows in database.batches) <= 50
     assert max(row[3] for row in database.rows) < "2025-10-09T08:53:20.3"
 
 
 def test_it_ends_after_its_seconds() -> None:
     result = run(continuous(NOW_US, 1_000, None, None), Written(), seconds_max=0.2)
-    assert 0.2 <= result.seconds < 1
+    assert 0.2 <= result.seconds < 10
     assert result.rows > 0
 
 
