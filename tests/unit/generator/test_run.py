@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import pytest
-
 from generator.database import Stopped
 from generator.rows import Record, Stream
 from generator.run import BATCH_SPAN_S, ROWS_HISTORICAL, Plan, batch, continuous, historical, write
