@@ -2,16 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from fastapi.concurrency import run_in_threadpool
 
 KEPT_MAX = 1000
 ASKED_S = 5.0
+TOGETHER_MAX = 50  # reads: more would keep the first of them waiting
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -54,6 +56,46 @@ class Answers:
         task = self._under_way[key] = asyncio.create_task(run())
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting for it
         return task
+
+
+class Together(Generic[K, T]):
+    """Reads that several ask for at once, made together: what comes while one is under way goes, as a whole, into the
+    next. One thread reads at a time, and the busier it is, the less a read costs: forty threads, one for each, get
+    into each other's way, and into that of the loop.
+
+    read  keys, none of them twice -> the answer to each; on a thread
+    """
+
+    def __init__(self, read: Callable[[list[K]], Sequence[T]]) -> None:
+        self._read = read
+        self._waiting: dict[K, asyncio.Future[T]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def get(self, key: K) -> T:
+        """The answer to `key`, read after it was asked for. Raises what `read` raises."""
+        answer = self._waiting.get(key)
+        if answer is None:
+            answer = self._waiting[key] = asyncio.get_running_loop().create_future()
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting for it
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_waiting())
+        return await asyncio.shield(answer)  # whoever hangs up takes it from no one else
+
+    async def _read_waiting(self) -> None:
+        try:
+            while self._waiting:
+                keys = list(self._waiting)[:TOGETHER_MAX]
+                asked = [self._waiting.pop(key) for key in keys]
+                try:
+                    answers = await run_in_threadpool(self._read, keys)
+                except Exception as failure:
+                    for each in asked:
+                        each.set_exception(failure)
+                else:
+                    for each, answer in zip(asked, answers, strict=True):
+                        each.set_result(answer)
+        finally:
+            self._reading = None
 
 
 class Longest:

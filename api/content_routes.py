@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 
-from api.answers import Answers, EncodedBoard, Longest
+from api.answers import Answers, EncodedBoard, Longest, Together
 from api.places import Places
 from api.queries import TotalsReader
 from api.ready import Ready
 from engagement.events import canonical_content_id
 
 CONTENT_ID_MAX = 64
+EVENTS_MAX = 50
 ContentId = Annotated[str, Path(description="1 to 64 characters")]
 
 
@@ -37,21 +38,34 @@ def content_routes(
         )
         return ready.keep(request, _answer(board.first(limit)), until)
 
+    def read_stats(content_ids: list[str]) -> list[bytes | None]:
+        now = now_us()
+        found = totals.stats_of(content_ids, now)
+        for content_id, stats in zip(content_ids, found, strict=True):
+            if stats is not None:
+                stats["rolling"] |= places.of(content_id, now, comparable=True)
+        return [None if stats is None else msgspec.json.encode(stats) for stats in found]
+
+    def read_events(content_ids: list[str]) -> list[list[bytes] | None]:
+        found = totals.recent_events_of(content_ids, EVENTS_MAX, now_us())
+        return [None if events is None else list(map(msgspec.json.encode, events)) for events in found]
+
+    stats_together, events_together = Together(read_stats), Together(read_events)
+
     # An id may contain slashes, so its path takes all there is.
     @router.get("/content/{content_id:path}/stats")
-    def stats(content_id: ContentId) -> Response:
+    async def stats(content_id: ContentId) -> Response:
         """One content: its fields, its place and its numbers; zeros while it is idle."""
-        content_id, now = _checked(content_id), now_us()
-        found: dict[str, Any] = _found(totals.stats(content_id, now), content_id)
-        found["rolling"] |= places.of(content_id, now, comparable=True)
-        return _answer(msgspec.json.encode(found))
+        content_id = _checked(content_id)
+        return _answer(_found(await stats_together.get(content_id), content_id))
 
     @router.get("/content/{content_id:path}/events")
-    def events(content_id: ContentId, count: Annotated[int, Query(ge=1, le=50)] = 50) -> Response:
+    async def events(content_id: ContentId, count: Annotated[int, Query(ge=1, le=EVENTS_MAX)] = EVENTS_MAX) -> Response:
         """The newest events of a content within the last hour, newest event_ts first."""
         content_id = _checked(content_id)
-        found = _found(totals.recent_events(content_id, count, now_us()), content_id)
-        return _answer(msgspec.json.encode({"content_id": content_id, "events": found}))
+        found: list[bytes] = _found(await events_together.get(content_id), content_id)
+        head = b'{"content_id":%b,"events":[' % msgspec.json.encode(content_id)
+        return _answer(head + b",".join(found[:count]) + b"]}")
 
     @router.get("/windows/{start}")
     async def window(request: Request, start: datetime, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:

@@ -143,45 +143,48 @@ class TotalsReader:
 
     def stats(self, content_id: str, now_us: int) -> dict[str, Any] | None:
         """One content: its fields, both boards' numbers, its events per minute of the last hour; None: unknown."""
+        return self.stats_of([content_id], now_us)[0]
+
+    def stats_of(self, content_ids: Sequence[str], now_us: int) -> list[dict[str, Any] | None]:
+        """`stats` of several contents by one question; none of them twice."""
+        ids = list(content_ids)
         spans = (boards.rolling(now_us), boards.tumbling(now_us, self._layout.window_minutes))
         hour = boards.last_minutes(now_us, 60)
         buckets = list(dict.fromkeys([*(("minute", minute) for minute in hour), *spans[0].buckets, *spans[1].buckets]))
-        homes = {content_id: self._partitions()}
-        users = [self._users_of(span, [content_id], homes) for span in spans]
+        homes = dict.fromkeys(ids, self._partitions())
+        users = [self._users_of(span, ids, homes) for span in spans]
         contents, rows, *_ = self._ask(
-            self._contents_of([content_id]),
-            self._fields(buckets, [content_id]),
+            self._contents_of(ids),
+            self._fields(buckets, ids),
             *(each.stored() for each in users),
         )
-        content = contents.get(content_id)
-        if content is None:
-            return None
         self._unite(users)
-        held: dict[Bucket, list[bytes | None]] = {}
-        for place, values in enumerate(rows):
-            held.setdefault(buckets[place % len(buckets)], []).extend(values)
-        answer: dict[str, Any] = dict(content)
-        for span, of_span in zip(spans, users, strict=True):
-            values = [value for bucket in span.buckets for value in held.get(bucket, ())]
-            total = boards.added([([content_id] * len(values), values)]).get(content_id)
-            answer[span.window] = {
-                "start": boards.iso(span.start_s * 1_000_000),
-                "end": boards.iso(span.end_s * 1_000_000),
-                **boards.numbers(total, of_span.counts[0]),
-                "types": boards.types(total),
-            }
-            if span.window == "rolling":
-                answer["no_pct"] = boards.without_percentage(total)
-        answer["first_minute"] = boards.iso(hour[0] * 1_000_000)
-        answer["minutes"] = [sum(map(boards.events_of, held.get(("minute", minute), ()))) for minute in hour]
-        return answer
+        found: list[dict[str, Any] | None] = []
+        for place, content_id in enumerate(ids):
+            if content_id not in contents:
+                found.append(None)
+                continue
+            held: dict[Bucket, list[bytes]] = {}
+            for number, of_ids in enumerate(rows):
+                if (value := of_ids[place]) is not None:
+                    held.setdefault(buckets[number % len(buckets)], []).append(value)
+            counts = [each.counts[place] for each in users]
+            found.append(contents[content_id] | boards.content_numbers(spans, hour, counts, held))
+        return found
 
     def recent_events(self, content_id: str, count: int, now_us: int) -> list[dict[str, Any]] | None:
         """The newest events of the last hour, by event_ts, then offset, descending; None: unknown content."""
-        contents, events = self._ask(
-            self._contents_of([content_id]), recent_events(self._partitions(), content_id, count, now_us)
+        return self.recent_events_of([content_id], count, now_us)[0]
+
+    def recent_events_of(
+        self, content_ids: Sequence[str], count: int, now_us: int
+    ) -> list[list[dict[str, Any]] | None]:
+        """`recent_events` of several contents by one question."""
+        partitions = self._partitions()
+        contents, *events = self._ask(
+            self._contents_of(content_ids), *(recent_events(partitions, each, count, now_us) for each in content_ids)
         )
-        return events if content_id in contents else None
+        return [found if each in contents else None for each, found in zip(content_ids, events, strict=True)]
 
     def contents(self, content_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The fields of those of these contents that are known."""

@@ -168,6 +168,28 @@ def without_percentage(total: Ints | None) -> int:
     return 0 if total is None else int(total[EVENTS]) - int(total[_COLUMN["percentage_count"]])
 
 
+def content_numbers(
+    spans: Sequence[BoardSpan], hour: Sequence[int], users: Sequence[int], held: Mapping[tuple[str, int], list[bytes]]
+) -> dict[str, Any]:
+    """The numbers of one content on each board, and its events in each minute of the last hour.
+
+    users  of each span;  held  the rows that are stored of it, by bucket"""
+    answer: dict[str, Any] = {}
+    for span, unique_users in zip(spans, users, strict=True):
+        total = _sum(value for bucket in span.buckets for value in held.get(bucket, ()))
+        answer[span.window] = {
+            "start": iso(span.start_s * 1_000_000),
+            "end": iso(span.end_s * 1_000_000),
+            **numbers(total, unique_users),
+            "types": types(total),
+        }
+        if span.window == "rolling":
+            answer["no_pct"] = without_percentage(total)
+    answer["first_minute"] = iso(hour[0] * 1_000_000)
+    answer["minutes"] = [sum(map(events_of, held.get(("minute", minute), ()))) for minute in hour]
+    return answer
+
+
 def recent_event(event: RecentEvent) -> dict[str, Any]:
     """A recent event as readers see it."""
     return {
@@ -189,6 +211,12 @@ def iso(time_us: int) -> str:
         .replace(microsecond=time_us % 1_000_000)
         .strftime("%Y-%m-%dT%H:%M:%S.%fZ" if time_us % 1_000_000 else "%Y-%m-%dT%H:%M:%SZ")
     )
+
+
+def _sum(rows: Iterable[bytes]) -> Ints | None:
+    """Stored rows of one content, summed up; None without any."""
+    held = b"".join(rows)
+    return np.frombuffer(held, dtype="<i8").reshape(-1, WIDTH).sum(axis=0) if held else None
 
 
 def _minutes(start_s: int, count: int) -> tuple[int, ...]:

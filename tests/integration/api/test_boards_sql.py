@@ -102,6 +102,13 @@ def check_board(table: Table, shown: dict[str, Any], column: str, starts: Sequen
         assert row["minutes"] == [counts[minute, row["content_id"]] for minute in minutes]
 
 
+def assert_alone_and_together_alike(service: Service) -> None:
+    """What is read of several contents at once is what is read of each."""
+    reader, now_us = service.reader, service.now_us
+    assert reader.stats_of(IDS, now_us) == [reader.stats(each, now_us) for each in IDS]
+    assert reader.recent_events_of(IDS, 50, now_us) == [reader.recent_events(each, 50, now_us) for each in IDS]
+
+
 def per_minute(table: Table, minutes: Sequence[int]) -> Counter[tuple[float, str]]:
     """Events by minute and content."""
     rows = brute_force(table, "minute", minutes, apart=True)
@@ -151,6 +158,7 @@ def test_everything_shown_equals_brute_force(
             if name == "rolling":
                 assert stats["no_pct"] == expected["no_pct"]
         assert stats["minutes"] == [of_hour[minute, content_id] for minute in hour]
+    assert_alone_and_together_alike(service)
     windows = range(NOON_MS // 1000, NOON_MS // 1000 + 2400, 600)
     late = sum(row["events"] for row in brute_force(table, "win", windows, in_time=False))
     service.look()
