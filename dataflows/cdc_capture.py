@@ -5,6 +5,7 @@ No recovery directory: the position lies in Kafka, written with the rows. A seco
 Debezium may do this job instead: parse takes its envelopes from the same topic.
 """
 
+import time
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
@@ -94,7 +95,13 @@ def _connected(settings: Settings) -> Dataflow:
         {},
         ready=lambda: topic.acknowledged is not None,
         waiting=watch.trouble,
-        sections={"capture": lambda: {**_progress(progress, topic), **watch.values()}},
+        sections={
+            "capture": lambda: {
+                **_progress(progress, topic),
+                "lag_seconds": changes.lag_s(time.time()),
+                **watch.values(),
+            }
+        },
     ).publish(settings)
     log_progress(partial(_progress, progress, topic), lifecycle.stopping.wait)
     return build(changes, topic)

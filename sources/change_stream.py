@@ -83,7 +83,9 @@ class _Pending:
 class ChangeStream:
     """Reads on from `position`. A group ends behind a commit, or within a transaction where it is full.
 
-    What was read and not handed on is lost with the object: the next one begins at the position again."""
+    What was read and not handed on is lost with the object: the next one begins at the position again.
+
+    committed_at  of the newest transaction that was read, seconds since 1970; None: there was no more to read"""
 
     def __init__(
         self,
@@ -103,6 +105,7 @@ class ChangeStream:
         self._transaction: _Transaction | None = None
         self._pending = _Pending()
         self._told_at = clock()
+        self.committed_at: float | None = None
 
     def group(self, wait_s: float = GROUP_S_MAX) -> Changes | None:
         """The rows that have come, or None. Returns after about `wait_s` if nothing comes."""
@@ -159,6 +162,7 @@ class ChangeStream:
             self._insert(change)
         elif isinstance(change, Begin):
             self._begin(change.commit_lsn)
+            self.committed_at = change.committed_at
         elif isinstance(change, Commit):
             self._commit(change)
             return True
@@ -219,6 +223,7 @@ class ChangeStream:
         """Now and then a position without rows, where the server's log grows with what is not captured."""
         if self._transaction is not None or self._pending.records:
             return None
+        self.committed_at = None
         self._lsn = max(self._lsn, self._messages.sent_lsn)
         if self._lsn <= self._position.lsn_number or self._clock() - self._told_at < IDLE_POSITION_EVERY_S:
             return None

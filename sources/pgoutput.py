@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 BEGIN, COMMIT, INSERT, RELATION = b"BCIR"  # one byte each, as numbers
 NULL, TEXT = b"nt"
+EPOCH_S = 946_684_800  # PostgreSQL's own, 2000-01-01, in seconds since 1970
 
 _BEGIN = Struct("!cQqI")  # kind, LSN of the commit record, commit time, transaction id
 _COMMIT = Struct("!cBQQq")  # kind, flags, LSN of the commit record, LSN behind it, commit time
@@ -35,9 +36,12 @@ class Relation:
 
 
 class Begin(NamedTuple):
-    """A transaction begins; it committed at `commit_lsn`. Transactions come whole, in commit order."""
+    """A transaction begins; it committed at `commit_lsn`. Transactions come whole, in commit order.
+
+    committed_at  by the server's clock, seconds since 1970"""
 
     commit_lsn: int
+    committed_at: float
 
 
 class Commit(NamedTuple):
@@ -67,7 +71,8 @@ class Decoder:
         if kind == INSERT:
             return self._insert(message)
         if kind == BEGIN:
-            return Begin(_BEGIN.unpack_from(message)[1])
+            _, commit_lsn, since_2000_us, _ = _BEGIN.unpack_from(message)
+            return Begin(commit_lsn, EPOCH_S + since_2000_us / 1e6)
         if kind == COMMIT:
             _, _, commit_lsn, end_lsn, _ = _COMMIT.unpack_from(message)
             return Commit(commit_lsn, end_lsn)

@@ -73,6 +73,12 @@ class PostgresChanges(FixedPartitionedSource[Changes, None]):
         self.slot, self.publication = slot, publication
         self.ledger, self.ids_sent = ledger, ids_sent
         self.stopping, self.abandon, self.ending = stopping, abandon, ending
+        self._part: PostgresChangesPart | None = None
+
+    def lag_s(self, now: float) -> float | None:
+        """Age of the newest transaction that was read while others wait, 0 when none does; None: not known, in a
+        snapshot or without PostgreSQL. now: seconds since 1970. May be called from any thread."""
+        return None if self._part is None else self._part.lag_s(now)
 
     def list_parts(self) -> list[str]:
         return [self.slot]
@@ -81,7 +87,7 @@ class PostgresChanges(FixedPartitionedSource[Changes, None]):
         """Fence the predecessor, check that nothing was lost, begin where it stopped. Blocks, and says so, while
         PostgreSQL or Kafka is away."""
         with self.ending(f"starting the capture of slot {self.slot}"):
-            part = PostgresChangesPart(self)
+            part = self._part = PostgresChangesPart(self)
             self.stopping.working(for_part)
             return part
         raise AssertionError("unreachable")
@@ -122,6 +128,12 @@ class PostgresChangesPart(StatefulSourcePartition[Changes, None]):
             self._emitted = changes.position
             return [changes]
         raise AssertionError("unreachable")
+
+    def lag_s(self, now: float) -> float | None:
+        changes = self._changes
+        if changes is None:
+            return None
+        return 0.0 if changes.committed_at is None else max(0.0, now - changes.committed_at)
 
     def snapshot(self) -> None:
         """Nothing: the position is stored with the rows."""

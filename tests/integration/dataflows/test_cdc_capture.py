@@ -256,15 +256,24 @@ def test_kafka_away_while_running_is_waited_for_and_a_stop_is_heeded(
     create_tables(postgres)
     create_topics(kafka_server.bootstrap, unique)
     captured = Captured(postgres, {"bootstrap.servers": kafka_server.bootstrap}, unique, unique)
+    port = free_port()
+
+    def lag_s() -> float:
+        told = httpx.get(f"http://127.0.0.1:{port}/health").json()["capture"]["lag_seconds"]
+        return -1.0 if told is None else float(told)
+
     try:
-        capture = captured.capture().start()
+        capture = captured.capture(HEALTH_PORT=str(port)).start()
         insert(postgres, 10)
         captured.await_ids(lambda: ids_in_table(postgres))
+        wait_for(lambda: lag_s() == 0, timeout=10, message="nothing more to read")
         kafka_server.kill()
         insert(postgres, 10)
         wait_for(lambda: capture.logged("waiting_for_kafka"), timeout=30)
+        wait_for(lambda: lag_s() > 1, timeout=30, message="the age of the rows that wait")
         kafka_server.start()
         captured.await_ids(lambda: ids_in_table(postgres))
+        wait_for(lambda: lag_s() == 0, timeout=10, message="nothing more to read")
         kafka_server.kill()
         insert(postgres, 10)
         wait_for(lambda: len(capture.logged("waiting_for_kafka")) > 1, timeout=30)

@@ -11,14 +11,15 @@ from sources import change_stream
 from sources.change_position import ChangePosition, decoded
 from sources.change_stream import GROUP_EVERY_S, CapturedTable, Changes, ChangeStream
 from sources.id_set import IdSet
+from sources.pgoutput import EPOCH_S
 from sources.positions import FlowStopped
 
 TABLE = CapturedTable(("public", "events"), key="kind", order_by="id")
 START = ChangePosition("sys", 1, "db", "stream", "0/64")
 
 
-def begin(lsn: int) -> bytes:
-    return b"B" + struct.pack("!QqI", lsn, 0, 1)
+def begin(lsn: int, since_2000_us: int = 0) -> bytes:
+    return b"B" + struct.pack("!QqI", lsn, since_2000_us, 1)
 
 
 def commit(lsn: int) -> bytes:
@@ -92,6 +93,19 @@ def test_transactions_soon_after_a_group_make_one_together() -> None:
     changes = ChangeStream(script, TABLE, START, script.clock)
     assert ids(changes.group()) == [1, 2]
     assert GROUP_EVERY_S <= script.now < GROUP_EVERY_S + 0.02
+
+
+def test_it_tells_how_far_it_has_read_while_there_is_more_to_read() -> None:
+    it = stream([begin(200, 5_000_000), *rows(1), commit(200), begin(300, 9_000_000), *rows(2), None, None, *rows(3)])
+    assert it.committed_at is None
+    assert it.group() is None  # a transaction is not whole
+    assert it.committed_at == EPOCH_S + 9
+
+    it = stream([begin(200, 5_000_000), *rows(1), commit(200)])
+    assert ids(it.group()) == [1]
+    assert it.committed_at == EPOCH_S + 5  # nobody knows yet whether there is more
+    assert it.group() is None
+    assert it.committed_at is None
 
 
 def test_a_transaction_after_a_pause_waits_for_no_other() -> None:

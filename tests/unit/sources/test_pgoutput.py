@@ -25,7 +25,7 @@ EVENTS = [("id", 20), ("content_id", 2950), ("event_ts", 1184), ("raw_payload", 
 
 def test_a_transaction_is_decoded_from_begin_to_commit() -> None:
     decoder = Decoder()
-    assert decoder.decode(b"B" + struct.pack("!QqI", 0x16B3748, 1, 801)) == Begin(0x16B3748)
+    assert decoder.decode(b"B" + struct.pack("!QqI", 0x16B3748, 1_500_000, 801)) == Begin(0x16B3748, 946_684_801.5)
     assert decoder.decode(relation(7, "events", EVENTS)) is None
     change = decoder.decode(row(7, [b"1", None, b"2025-08-10 14:30:25+00", b"{}"]))
     columns = tuple(Column(name, type_) for name, type_ in EVENTS)
