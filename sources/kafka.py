@@ -35,7 +35,7 @@ TUNED = {  # KAFKA_CONFIG_* may say otherwise
     # The broker answers as soon as there is something; until then each partition asks so often (at 20: 0.1 of a core).
     # Not more: whatever else is asked over that connection waits behind it.
     "fetch.wait.max.ms": 100,
-    "queued.max.messages.kbytes": 2048,  # a consumer per partition: 8192 drains no faster, and costs 25 MB more each
+    "queued.max.messages.kbytes": 1024,  # a consumer per partition: 8192 drains no faster, and costs 28 MB more each
 }
 REQUIRED = {  # whatever else is configured
     "group.id": "unused",  # assigned, never subscribed
