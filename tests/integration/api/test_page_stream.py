@@ -74,7 +74,7 @@ def test_a_device_whose_clock_is_wrong_tells_the_right_age(
 ) -> None:
     pages.begin("live", at=time.time() + hours * 3600)
     tab = open_tab(pages.url).see("Live")
-    assert 0.5 <= age_s(tab) < 4
+    assert 0.5 <= age_s(tab) < 60
 
 
 def test_without_a_token_there_is_a_door(pages: PageServer, open_tab: Callable[..., Tab]) -> None:
