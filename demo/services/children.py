@@ -45,16 +45,13 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(self.stop_signal)
 
-    def kill(self, patience_s: float | None = None) -> None:
-        """SIGKILL to the whole process group, then reap it; patience_s: waits no longer, None: for ever.
-
-        It ends once the kernel gets to it: a process that is in the middle of a write to a slow disk ends after it."""
+    def kill(self) -> None:
+        """SIGKILL to the whole process group, then reap it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(patience_s)
+        self.process.wait()
 
     def stop(self, patience_s: float = 10.0) -> int:
         """Ask, wait up to `patience_s` seconds, then kill. Returns the exit status (negative: the signal)."""
@@ -139,23 +136,16 @@ def wait_until(ready: Callable[[], bool], child: Child, patience_s: float = 60.0
 
 
 def stop_in_order(groups: Sequence[Sequence[Child]], patience_s: float = 10.0) -> None:
-    """Stop group after group: each group is asked together; whoever is left when its patience ends is killed, and
-    waited for no longer than as much again."""
+    """Stop group after group: each group is asked together; whoever is left when its patience ends is killed."""
     for group in groups:
         for child in group:
             child.ask_to_stop()
-        for child in _living(group, patience_s):
-            child.kill(0)
-        _living(group, patience_s)
-
-
-def _living(group: Sequence[Child], patience_s: float) -> list[Child]:
-    """Those that have not ended when so long has passed."""
-    deadline = time.monotonic() + patience_s
-    for child in group:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(max(0.0, deadline - time.monotonic()))
-    return [child for child in group if child.alive]
+        deadline = time.monotonic() + patience_s
+        for child in group:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            if child.alive:
+                child.kill()
 
 
 def _popen(
