@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.__main__ import STALE_S
 from tests.fakes.capture import Captured, create_tables, ids_in_table, insert
 from tests.pipeline import ROOT, Flow, Pipeline, events, free_port
 
@@ -108,6 +109,7 @@ def test_an_api_whose_redis_does_not_answer(
     try:
         wait_for(answers, timeout=60, message="the API to answer")
         redis_server.pause()
+        time.sleep(STALE_S)  # what was answered a moment ago would be answered again
         asking = [threading.Thread(target=ask, args=(path,)) for path in ("/top-content", "/stream")]
         for each in asking:
             each.start()
@@ -116,7 +118,7 @@ def test_an_api_whose_redis_does_not_answer(
         began = time.monotonic()
         api.send_signal(signal.SIGTERM)
         assert api.wait(20) == 0
-        assert time.monotonic() - began < API_STOP_S + 3  # for the interpreter's own end, on a busy machine
+        assert time.monotonic() - began < API_STOP_S + 3, (tmp_path / "api.log").read_text()  # on a busy machine
     finally:
         redis_server.resume()
         api.kill()
