@@ -131,7 +131,7 @@ def test_the_page_says_what_the_pipeline_does(
     live.start_api()
     tab = opened(live, open_tab)
     tab.see("Starting", SLOW)
-    assert "Redis" in tab.sentence
+    tab.wait(lambda: "Redis" in tab.sentence, SLOW, "the sinks to be named")
     assert tab.texts("#pipeline .stage b")[0] == "Kafka", "no capture has spoken yet"
     tab.picture("real-starting")
     live.start_flows()

@@ -42,6 +42,8 @@ class Run:
                 env={**clean, "PYTHONFAULTHANDLER": "1", **env},
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                # A shell that runs the tests in the background has them, and all they start, ignore SIGINT.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property
