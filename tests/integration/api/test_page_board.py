@@ -84,8 +84,8 @@ def test_a_focused_row_keeps_its_place_and_its_element(pages: PageServer, open_t
     tab.one(f'#board li[data-id="{IDS[2]}"] a').focus()
     tab.js("() => { window.focused = document.activeElement; }")
     for turn in range(10):
-        reorder(pages, [*range(turn % 9 + 1, 15), *range(turn % 9 + 1)])
         score = rows(tab)[2][2]
+        reorder(pages, [*range(turn % 9 + 1, 15), *range(turn % 9 + 1)])
         tab.wait(lambda score=score: rows(tab)[2][2] != score, message="new values under the focus")
         assert rows(tab)[2][:2] == (IDS[2], 3)
         assert tab.js("() => document.activeElement === window.focused")
