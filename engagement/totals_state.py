@@ -172,9 +172,11 @@ class PartitionTotals:
         rows = self._contents.rows_of(partial.batch_contents)
         minutes = partial.minutes
         closed = ~self._merge("minute", minutes, rows, touched)
-        windows = minutes.periods // self._window_minutes
-        for stragglers in (partial.windows, summed(windows, minutes.contents, minutes.sums, closed)):
-            self._add_stragglers(stragglers, rows, touched)
+        if closed.any():
+            windows = minutes.periods // self._window_minutes
+            self._add_stragglers(summed(windows, minutes.contents, minutes.sums, closed), rows, touched)
+        if len(partial.windows.periods):
+            self._add_stragglers(partial.windows, rows, touched)
         for window, events in partial.late.items():
             self._count(window, touched, late=events)
         self._add_users(partial, rows, touched.additions)
