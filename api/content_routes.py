@@ -46,9 +46,8 @@ def content_routes(
                 stats["rolling"] |= places.of(content_id, now, comparable=True)
         return [None if stats is None else msgspec.json.encode(stats) for stats in found]
 
-    def read_events(content_ids: list[str]) -> list[list[bytes] | None]:
-        found = totals.recent_events_of(content_ids, EVENTS_MAX, now_us())
-        return [None if events is None else list(map(msgspec.json.encode, events)) for events in found]
+    def read_events(content_ids: list[str]) -> list[list[dict[str, Any]] | None]:
+        return totals.recent_events_of(content_ids, EVENTS_MAX, now_us())
 
     stats_together, events_together = Together(read_stats), Together(read_events)
 
@@ -63,9 +62,8 @@ def content_routes(
     async def events(content_id: ContentId, count: Annotated[int, Query(ge=1, le=EVENTS_MAX)] = EVENTS_MAX) -> Response:
         """The newest events of a content within the last hour, newest event_ts first."""
         content_id = _checked(content_id)
-        found: list[bytes] = _found(await events_together.get(content_id), content_id)
-        head = b'{"content_id":%b,"events":[' % msgspec.json.encode(content_id)
-        return _answer(head + b",".join(found[:count]) + b"]}")
+        found = _found(await events_together.get(content_id), content_id)
+        return _answer(msgspec.json.encode({"content_id": content_id, "events": found[:count]}))
 
     @router.get("/windows/{start}")
     async def window(request: Request, start: datetime, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:
