@@ -147,7 +147,12 @@ class Pipeline:
         log = self.work / f"{name}-{index}-{len(self.flows)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment(**more), stdout=output, stderr=subprocess.STDOUT
+                command,
+                cwd=ROOT,
+                env=self.environment(**more),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # as the demo and containers have it: the kernel shares cores by session
             )
         flow = Flow(process, log)
         self.flows.append(flow)

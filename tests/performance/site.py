@@ -139,7 +139,12 @@ def launch(pipeline: Pipeline, name: str, module: str, *arguments: str) -> Flow:
     command = [sys.executable, "-m", module, *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=pipeline.environment(), stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=pipeline.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # as in Pipeline.start
         )
     flow = Flow(process, log)
     pipeline.flows.append(flow)
