@@ -33,6 +33,8 @@ transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 # a typo must fail
 auto.create.topics.enable=false
+num.io.threads=2
+num.network.threads=1
 # 128 MB by default, allocated at start
 log.cleaner.dedupe.buffer.size=2097152
 log.cleaner.io.buffer.size=65536
