@@ -15,18 +15,14 @@ from api.answers import Answers
 from api.app import create_app
 from api.kafka_positions import KafkaPositions
 from api.observer import Observer
-from api.queries import TotalsReader
+from api.read_process import in_processes, open_totals
 from api.rejected import RejectedLetters
 from logs import configure_logging
 from settings import Settings, SettingsError
 from sinks.redis_client import connect
-from sinks.redis_layout import Group
 from sinks.redis_status import StatusBoard
 
 FRESH_S, STALE_S = 0.25, 0.75  # of boards, which change within a second of an event
-USERS_KEPT_S = 0.7  # with FRESH_S a second at most
-# The loop, which answers most requests in 0.1 ms, waits so long for a thread that computes a board; 5 ms by default.
-SWITCH_S = 0.0005
 POSITIONS_IN_KAFKA = ("bigquery", "partner", "dead_letters")
 
 
@@ -42,7 +38,6 @@ def main() -> None:
     """Serve until SIGTERM; a request under way gets four seconds."""
     settings = Settings.from_env("redis")
     configure_logging(settings.log_level, "api")
-    sys.setswitchinterval(SWITCH_S)
     access = _access(settings)
     if access.open and not _is_loopback(settings.api_host):
         raise SettingsError(
@@ -52,19 +47,18 @@ def main() -> None:
             ]
         )
     listening = _listening(settings)
-    client = connect(settings.redis, settings.redis_cluster_nodes)
+    readers = in_processes(settings)
     topic, group = settings.kafka_topic_engagement_events, settings.kafka_consumer_group
-    layout = Group(group, topic, settings.redis_aggregation_window_minutes)
-    totals = TotalsReader(client, layout, lateness_seconds=settings.allowed_lateness_seconds, users_kept_s=USERS_KEPT_S)
     # Without Kafka the API knows what the processes say, and no more.
     kafka = letters = None
     if settings.kafka_bootstrap_servers:
         kafka = KafkaPositions(settings.kafka, topic, group, POSITIONS_IN_KAFKA)
         letters = RejectedLetters(settings.kafka, settings.kafka_topic_dead_letters)
     sinks = settings.sinks if "sinks" in settings.model_fields_set else ()
+    status = StatusBoard(connect(settings.redis, settings.redis_cluster_nodes), group)
     app = create_app(
-        totals,
-        Observer(totals, StatusBoard(client, group), kafka, sinks),
+        readers,
+        Observer(open_totals(settings), status, kafka, sinks),
         access=access,
         letters=letters,
         rate_limit=settings.api_rate_limit,

@@ -1,13 +1,9 @@
-"""Answers that many ask for at once: computed once, encoded once, handed to all."""
+"""Answers that many ask for at once: computed once, encoded once, handed to all. On the event loop's thread only."""
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
-
-import msgspec
-from fastapi.concurrency import run_in_threadpool
 
 KEPT_MAX = 1000
 ASKED_S = 5.0
@@ -18,7 +14,7 @@ T = TypeVar("T")
 
 
 class Answers:
-    """What was computed, by key. Everything but the computing runs on the event loop's thread.
+    """What was computed, by key.
 
     fresh_s  an answer is handed out for so long; 0: each is computed anew
     stale_s  and for so long while the next one is being computed, so that nobody waits for it
@@ -29,9 +25,9 @@ class Answers:
         self._held: dict[Hashable, tuple[float, Any]] = {}  # computed at, monotonic seconds
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def get(self, key: Hashable, compute: Callable[[], T]) -> tuple[T, float]:
-        """The answer to `key`, computed on a thread where there is none that is new enough, and until when it is fresh
-        (monotonic seconds). Raises what `compute` raises."""
+    async def get(self, key: Hashable, compute: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+        """The answer to `key`, computed where there is none that is new enough, and until when it is fresh (monotonic
+        seconds). Raises what `compute` raises."""
         at, answer = self._held.get(key, (float("-inf"), None))
         age_s = time.monotonic() - at
         if age_s >= self._fresh_s:
@@ -40,12 +36,12 @@ class Answers:
                 at, answer = await asyncio.shield(task)  # whoever hangs up takes it from no one else
         return answer, at + self._fresh_s
 
-    def _begin(self, key: Hashable, compute: Callable[[], T]) -> "asyncio.Task[tuple[float, T]]":
+    def _begin(self, key: Hashable, compute: Callable[[], Awaitable[T]]) -> "asyncio.Task[tuple[float, T]]":
         asked_at = time.monotonic()
 
         async def run() -> tuple[float, T]:
             try:
-                answer = await run_in_threadpool(compute)
+                answer = await compute()
                 if len(self._held) >= KEPT_MAX:
                     self._held.clear()
                 held = self._held[key] = asked_at, answer
@@ -60,13 +56,12 @@ class Answers:
 
 class Together(Generic[K, T]):
     """Reads that several ask for at once, made together: what comes while one is under way goes, as a whole, into the
-    next. One thread reads at a time, and the busier it is, the less a read costs: forty threads, one for each, get
-    into each other's way, and into that of the loop.
+    next. One is under way at a time, and the more there is to read, the less of it a read costs.
 
-    read  keys, none of them twice -> the answer to each; on a thread
+    read  keys, none of them twice -> the answer to each
     """
 
-    def __init__(self, read: Callable[[list[K]], Sequence[T]]) -> None:
+    def __init__(self, read: Callable[[list[K]], Awaitable[Sequence[T]]]) -> None:
         self._read = read
         self._waiting: dict[K, asyncio.Future[T]] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -87,7 +82,7 @@ class Together(Generic[K, T]):
                 keys = list(self._waiting)[:TOGETHER_MAX]
                 asked = [self._waiting.pop(key) for key in keys]
                 try:
-                    answers = await run_in_threadpool(self._read, keys)
+                    answers = await self._read(keys)
                 except Exception as failure:
                     for each in asked:
                         each.set_exception(failure)
@@ -110,22 +105,3 @@ class Longest:
         asked = self._asked.setdefault(name, {})
         asked[length] = now
         return max(each for each, at in asked.items() if now - at < ASKED_S)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedBoard:
-    """JSON of a board: everything before its rows, and each row, so that a shorter one is joined in 2 us."""
-
-    head: bytes
-    rows: list[bytes]
-
-    @classmethod
-    def of(cls, board: Mapping[str, Any]) -> "EncodedBoard":
-        """board: an object whose `rows` come last."""
-        *others, last = board
-        assert last == "rows", last
-        head = msgspec.json.encode({name: board[name] for name in others})
-        return cls(head[:-1] + b',"rows":[', [msgspec.json.encode(row) for row in board["rows"]])
-
-    def first(self, rows: int) -> bytes:
-        return self.head + b",".join(self.rows[:rows]) + b"]}"

@@ -2,24 +2,24 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 
-from api.answers import Answers, EncodedBoard, Longest, Together
+from api import reads
+from api.answers import Answers, Longest, Together
 from api.places import Places
-from api.queries import TotalsReader
+from api.read_process import Readers
+from api.reads import Wanted
 from api.ready import Ready
 from engagement.events import canonical_content_id
 
 CONTENT_ID_MAX = 64
-EVENTS_MAX = 50
 ContentId = Annotated[str, Path(description="1 to 64 characters")]
 
 
 def content_routes(
-    totals: TotalsReader, places: Places, now_us: Callable[[], int], answers: Answers, ready: Ready
+    readers: Readers, places: Places, now_us: Callable[[], int], answers: Answers, ready: Ready
 ) -> APIRouter:
     """now_us: microseconds since 1970; answers, ready: of boards, which many ask for at once."""
     router = APIRouter()
@@ -34,36 +34,32 @@ def content_routes(
         """The contents with the highest score: of the last ten minutes, or of the window that contains now."""
         rows = longest.of(window, limit)
         board, until = await answers.get(
-            ("top", window, rows), lambda: EncodedBoard.of(totals.top_content(window, rows, now_us()))
+            ("top", window, rows), lambda: readers.boards(reads.top_content, window, rows, now_us())
         )
         return ready.keep(request, _answer(board.first(limit)), until)
 
-    def read_stats(content_ids: list[str]) -> list[bytes | None]:
+    async def read(wanted: list[Wanted]) -> list[bytes | None]:
         now = now_us()
-        found = totals.stats_of(content_ids, now)
-        for content_id, stats in zip(content_ids, found, strict=True):
-            if stats is not None:
-                stats["rolling"] |= places.of(content_id, now, comparable=True)
-        return [None if stats is None else msgspec.json.encode(stats) for stats in found]
+        await places.look(now)
+        of_each = {each.content_id: places.of(each.content_id, now, comparable=True) for each in wanted}
+        return await readers.contents(reads.contents, wanted, of_each, now)
 
-    def read_events(content_ids: list[str]) -> list[list[dict[str, Any]] | None]:
-        return totals.recent_events_of(content_ids, EVENTS_MAX, now_us())
-
-    stats_together, events_together = Together(read_stats), Together(read_events)
+    together = Together(read)
 
     # An id may contain slashes, so its path takes all there is.
     @router.get("/content/{content_id:path}/stats")
     async def stats(content_id: ContentId) -> Response:
         """One content: its fields, its place and its numbers; zeros while it is idle."""
-        content_id = _checked(content_id)
-        return _answer(_found(await stats_together.get(content_id), content_id))
+        wanted = Wanted(_checked(content_id))
+        return _answer(_found(await together.get(wanted), wanted.content_id))
 
     @router.get("/content/{content_id:path}/events")
-    async def events(content_id: ContentId, count: Annotated[int, Query(ge=1, le=EVENTS_MAX)] = EVENTS_MAX) -> Response:
+    async def events(
+        content_id: ContentId, count: Annotated[int, Query(ge=1, le=reads.RECENT_MAX)] = reads.RECENT_MAX
+    ) -> Response:
         """The newest events of a content within the last hour, newest event_ts first."""
-        content_id = _checked(content_id)
-        found = _found(await events_together.get(content_id), content_id)
-        return _answer(msgspec.json.encode({"content_id": content_id, "events": found[:count]}))
+        wanted = Wanted(_checked(content_id), count)
+        return _answer(_found(await together.get(wanted), wanted.content_id))
 
     @router.get("/windows/{start}")
     async def window(request: Request, start: datetime, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:
@@ -72,13 +68,13 @@ def content_routes(
             raise HTTPException(422, "start has no zone: write for example 2025-08-10T14:30:00Z")
         start_us = round(start.timestamp() * 1_000_000)
 
-        def board() -> bytes:
-            found = totals.window(start_us, limit, now_us())
+        async def board() -> bytes:
+            found = await readers.boards(reads.window, start_us, limit, now_us())
             if found is None:
                 raise HTTPException(
                     404, f"no window that starts at {start.isoformat()} is kept: they are for 60 minutes"
                 )
-            return msgspec.json.encode(found)
+            return found
 
         body, until = await answers.get(("window", start_us, limit), board)
         return ready.keep(request, _answer(body), until)
@@ -97,7 +93,7 @@ def _answer(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _found(answer: Any, content_id: str) -> Any:
+def _found(answer: bytes | None, content_id: str) -> bytes:
     if answer is None:
         raise HTTPException(404, f"no content {content_id} is known")
     return answer

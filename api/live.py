@@ -6,10 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
+from api import reads
 from api.hub import Hub, Key
-from api.observer import REDIS_FAILURES, Observer, start_thread
+from api.observer import REDIS_FAILURES, Observer
 from api.places import PLACES, Places
 from api.queries import TotalsReader
+from api.read_process import Readers
+from api.reads import LiveBoard
 from api.rejected import RejectedLetters, without_examples
 from api.stages import instant
 
@@ -21,49 +26,51 @@ EVERY_S = 0.95  # boards; looks are LOOK_S apart
 LOOK_S = 0.1
 UNHEARD_S = 5.0
 REJECTED_EVERY_S = 2.0
-META = ("content_title", "content_type", "content_length_seconds")
-ROW = ("content_id", "rank", "rank_before", "score", "events", "unique_users", "minutes")
+
+log = structlog.get_logger()
 
 
 class Live:
-    """letters: what the event `rejected` tells; now_us: microseconds since 1970"""
+    """letters: what the event `rejected` tells; now_us: microseconds since 1970. On the
+    event loop's thread only."""
 
     def __init__(
         self,
-        totals: TotalsReader,
+        readers: Readers,
         observer: Observer,
         hub: Hub,
         letters: RejectedLetters | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        self._totals, self._observer, self._hub, self._letters, self._now_us = totals, observer, hub, letters, now_us
+        self._readers = readers
+        self._observer, self._hub, self._letters, self._now_us = observer, hub, letters, now_us
         self._people: int | None = None
-        self._read: int | None = None  # events counted in the last hour
+        self._of_hour: int | None = None  # events counted in the last hour
         self._marks: list[int | None] = []
         self._computed_at = self._changed_at = 0.0
-        self.places = Places(totals)
+        self.places = Places(readers.boards)
 
     def start(self, stop: threading.Event) -> None:
-        """Compute on a thread, tick on the running loop, until `stop`."""
+        """Compute and tick on the running loop, until `stop`."""
         loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(each) for each in (self._compute_until(stop), self._tick_until(stop))]
 
-        def compute(now: float) -> None:
-            if not self._due(now):
-                return
-            events = self.events(self._hub.watched())
-            if events and not loop.is_closed():
-                loop.call_soon_threadsafe(self._hub.publish, events)
+    async def _compute_until(self, stop: threading.Event) -> None:
+        """While Redis is away nothing is published: what was seen stays."""
+        while not stop.is_set():
+            try:
+                if await self._due(time.time()):
+                    self._hub.publish(await self.events(self._hub.watched()))
+            except REDIS_FAILURES:
+                pass  # the observer says so
+            except Exception:
+                log.exception("live_failed")  # a task that ends is not seen
+            await asyncio.sleep(LOOK_S)
 
-        start_thread(compute, stop, LOOK_S)
-        self._ticking = loop.create_task(self._tick_until(stop))
-
-    def _due(self, now: float) -> bool:
+    async def _due(self, now: float) -> bool:
         """Whether to compute: when something was counted, at most once a second, so that what comes after a pause is
         on the board at once; each second, since boards forget by the clock; seldom while nobody listens."""
-        try:
-            marks = [position.offset_next for position in self._totals.positions()]
-        except REDIS_FAILURES:
-            return False
+        marks = await self._readers.boards(reads.marks)
         changed = marks != self._marks and now - self._changed_at >= EVERY_S
         if changed:
             self._marks, self._changed_at = marks, now
@@ -86,9 +93,9 @@ class Live:
             await asyncio.sleep(TICK_S - time.time() % TICK_S)
 
     def rejected(self) -> dict[str, Any]:
-        """The event `rejected`; `read` is of the last hour too, or null."""
+        """The event `rejected`; its `read` is of the last hour too, or null."""
         assert self._letters is not None
-        return self._letters.rejected(self._now_us() / 1e6, self._read)
+        return self._letters.rejected(self._now_us() / 1e6, self._of_hour)
 
     def tick(self, now: float) -> dict[str, Any]:
         """now: seconds since 1970. Unknown is null, never zero."""
@@ -108,58 +115,36 @@ class Live:
             "people_10m": None if facts.redis_away_since else self._people,
         }
 
-    def events(self, watched: list[str]) -> dict[Key, Any]:
-        """Boards, titles, windows and the contents that are watched; nothing while Redis is away: what was seen stays.
-
-        Titles come before the rows that need them."""
+    async def events(self, watched: list[str]) -> dict[Key, Any]:
+        """Boards, titles, windows and the contents that are watched. Titles come before the rows that need them."""
         now_us = self._now_us()
         comparable = self._observer.phase(now_us / 1e6).phase not in ("starting", "catching_up", "no_board", "empty")
-        try:
-            events: dict[Key, Any] = {}
-            meta: dict[str, Any] = {}
-            for window, rows in ROWS.items():
-                event, titles = self._board(window, rows, now_us, comparable)
-                meta |= titles
-                events["board", window] = event
-            events["windows", ""] = {"windows": self._totals.windows(WINDOWS, now_us)}
-            self._read = self._totals.events_of_hour(now_us)
-            for content_id in watched[:CONTENTS_MAX]:
-                events["content", content_id] = self._content(content_id, now_us, comparable)
-        except REDIS_FAILURES:
-            return {}
-        return {("meta", ""): dict(sorted(meta.items())), **events}
+        await self.places.look(now_us)
+        boards = {window: await self._board(window, rows, now_us, comparable) for window, rows in ROWS.items()}
+        self._people = boards["rolling"].people
+        windows = await self._readers.boards(TotalsReader.windows, WINDOWS, now_us)
+        self._of_hour = await self._readers.boards(TotalsReader.events_of_hour, now_us)
+        titles = {content_id: title for board in boards.values() for content_id, title in board.titles.items()}
+        events: dict[Key, Any] = {("meta", ""): dict(sorted(titles.items()))}
+        events |= {("board", window): board.event for window, board in boards.items()}
+        events["windows", ""] = {"windows": windows}
+        for content_id in watched[:CONTENTS_MAX]:
+            place = self.places.of(content_id, now_us, comparable)
+            events["content", content_id] = await self._readers.contents(reads.live_content, content_id, place, now_us)
+        return events
 
-    def _board(self, window: str, rows: int, now_us: int, comparable: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The event, and the titles of its rows."""
+    async def _board(self, window: str, rows: int, now_us: int, comparable: bool) -> LiveBoard:
         remembers = window == "rolling" and self.places.due(now_us)
-        board, content_ids = self._totals.board(window, rows, now_us, places=PLACES if remembers else 0)
-        compared_at_s: float | None = None
-        before: dict[str, int] = {}
+        compared_at_s, before = self.places.before(now_us) if comparable and window == "rolling" else (None, {})
+        board = await self._readers.boards(
+            reads.live_board,
+            window,
+            rows,
+            now_us,
+            places=PLACES if remembers else 0,
+            before=before,
+            compared_with=instant(compared_at_s),
+        )
         if remembers:
-            self.places.remember(now_us, content_ids)
-        if window == "rolling":
-            self._people = self._totals.people("rolling", now_us)
-            if comparable:
-                compared_at_s, before = self.places.before(now_us)
-        shown = [{**row, "rank_before": before.get(row["content_id"])} for row in board["rows"]]
-        event = {
-            "window": window,
-            "start": board["start"],
-            "end": board["end"],
-            "newest_event_ts": board["newest_event_ts"],
-            "compared_with": instant(compared_at_s),
-            "totals": {
-                "events": self._totals.events_of(window, now_us),
-                "unique_users": self._people if window == "rolling" else self._totals.people(window, now_us),
-            },
-            "rows": [{name: row[name] for name in ROW} for row in shown],
-        }
-        return event, {row["content_id"]: {name: row[name] for name in META} for row in shown}
-
-    def _content(self, content_id: str, now_us: int, comparable: bool) -> dict[str, Any]:
-        """The event `content`: the stats with places, and the recent events. One that nobody knows says so."""
-        stats = self._totals.stats(content_id, now_us)
-        if stats is None:
-            return {"content_id": content_id, "known": False}
-        stats["rolling"] |= self.places.of(content_id, now_us, comparable)
-        return {**stats, "known": True, "recent": self._totals.recent_events(content_id, 50, now_us) or []}
+            self.places.remember(now_us, board.content_ids)
+        return board

@@ -188,7 +188,7 @@ class Observer:
             now=now,
             stages=stages,
             partitions=max((len(stage.partitions) for stage in stages), default=0),
-            redis_away_since=self._redis_away_since(now),
+            redis_away_since=self.redis_away_since(now),
             kafka_away_since=(
                 _away_since(self._kafka_at or self._began, now, KAFKA_AWAY_S) if self._kafka is not None else None
             ),
@@ -203,14 +203,15 @@ class Observer:
         if self._redis_at is None or (self._kafka is not None and self._kafka_at is None):
             return []
         stages = [*self._capture(now, quiet), *(self._sink(sink, now, quiet) for sink in self._sinks())]
-        since = self._redis_away_since(now)
+        since = self.redis_away_since(now)
         if since is None:
             return stages
         # The process behind the board speaks through Redis: what it said last is no longer true.
         away = redis_away(since, self._redis_words)
         return [replace(stage, state="stopped", error=away) if stage.name == BOARD else stage for stage in stages]
 
-    def _redis_away_since(self, now: float) -> float | None:
+    def redis_away_since(self, now: float) -> float | None:
+        """Since when Redis has not answered (seconds since 1970); None: it answers."""
         return _away_since(self._redis_at or self._began, now, REDIS_AWAY_S)
 
     def _sinks(self) -> list[str]:

@@ -4,6 +4,7 @@ from collections import deque
 from typing import Any
 
 from api.queries import TotalsReader
+from api.read_process import Read
 from api.stages import instant
 
 AGO_S = 300.0
@@ -14,10 +15,11 @@ Board = tuple[float, dict[str, int]]  # seconds since 1970, content id -> place
 
 
 class Places:
-    """Of the rolling board. Before it has run for five minutes the board of then is computed from the kept minutes."""
+    """Of the rolling board. Before it has run for five minutes the board of then is computed from the kept minutes.
+    On the event loop's thread only."""
 
-    def __init__(self, totals: TotalsReader) -> None:
-        self._totals = totals
+    def __init__(self, read: Read) -> None:
+        self._read = read
         self._boards: deque[Board] = deque()
         self._computed: Board | None = None
         self._now: Board = (0.0, {})
@@ -34,19 +36,24 @@ class Places:
         while len(self._boards) > 1 and now - self._boards[1][0] >= AGO_S:
             self._boards.popleft()
 
+    async def look(self, now_us: int) -> None:
+        """Read what the others below need and nobody has remembered: the board of now, the board of then."""
+        now = now_us / 1e6
+        if abs(now - self._now[0]) > 2 * EVERY_S:
+            self.remember(now_us, await self._read(TotalsReader.places, "rolling", PLACES, now_us))
+        if self._oldest(now) is None and (self._computed is None or now - self._computed[0] >= AGO_S + EVERY_S):
+            then = now - AGO_S
+            content_ids = await self._read(TotalsReader.places, "rolling", PLACES, round(then * 1e6))
+            self._computed = then, _numbered(content_ids)
+
     def before(self, now_us: int) -> tuple[float | None, dict[str, int]]:
         """When the board was so (seconds since 1970), and the places then; None: there is nothing to compare with."""
-        now = now_us / 1e6
-        at, places = self._boards[0] if self._boards else (now, {})
-        if now - at < AGO_S - EVERY_S:
-            at, places = self._from_minutes(now)
+        at, places = self._oldest(now_us / 1e6) or self._computed or (0.0, {})
         return (at, places) if places else (None, {})
 
     def of(self, content_id: str, now_us: int, comparable: bool) -> dict[str, Any]:
         """rank and rank_before of one content, null beyond the places that are remembered; compared_with null: there is
         nothing to compare with."""
-        if abs(now_us / 1e6 - self._now[0]) > 2 * EVERY_S:
-            self.remember(now_us, self._totals.places("rolling", PLACES, now_us))
         at, before = self.before(now_us) if comparable else (None, {})
         return {
             "rank": self._now[1].get(content_id),
@@ -54,12 +61,9 @@ class Places:
             "compared_with": instant(at),
         }
 
-    def _from_minutes(self, now: float) -> Board:
-        if self._computed is None or now - self._computed[0] >= AGO_S + EVERY_S:
-            then = now - AGO_S
-            content_ids = self._totals.places("rolling", PLACES, round(then * 1e6))
-            self._computed = then, _numbered(content_ids)
-        return self._computed
+    def _oldest(self, now: float) -> Board | None:
+        """The remembered board of five minutes ago."""
+        return self._boards[0] if self._boards and now - self._boards[0][0] >= AGO_S - EVERY_S else None
 
 
 def _numbered(content_ids: list[str]) -> dict[str, int]:

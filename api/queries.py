@@ -10,7 +10,7 @@ import msgspec
 from api.partition_positions import PartitionPosition, newest_us_of, stand, watermarks_of
 from api.questions import Question, ask
 from api.recent_events import recent_events
-from api.unique_users import UniqueUsers, United
+from api.unique_users import KeptUsers, UniqueUsers
 from engagement import boards
 from engagement.boards import BoardSpan
 from engagement.totals import SCORE, Ints
@@ -44,26 +44,28 @@ Bucket = tuple[str, int]  # (kind, start_s)
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """The first contents of a board: their totals, their fields, the partitions that have counted them."""
+    """The first contents of a board: their totals, their fields, the partitions that have counted them, their events
+    in each minute."""
 
     ids: list[str]
     totals: dict[str, Ints]
     contents: dict[str, dict[str, Any]]
     homes: dict[str, list[PartitionKeys]]
+    minutes: dict[str, list[int]]
 
 
 class TotalsReader:
     """Boards, contents and positions of one consumer group and topic.
 
     client        of sinks.redis_client.connect; may be shared by threads
-    users_kept_s  for how long estimated users of a content on a board serve
+    users_kept_s  for how long the users of a content, once counted, serve
     """
 
     def __init__(self, client: Any, layout: Group, *, lateness_seconds: int, users_kept_s: float = 0.0) -> None:
         self._client = client
         self._layout = layout
         self._lateness_seconds = lateness_seconds
-        self._united = United(users_kept_s)
+        self._kept_users = KeptUsers(users_kept_s)
         self._seen: frozenset[int] = frozenset()
 
     def top_content(self, window: str, limit: int, now_us: int) -> dict[str, Any]:
@@ -143,48 +145,44 @@ class TotalsReader:
 
     def stats(self, content_id: str, now_us: int) -> dict[str, Any] | None:
         """One content: its fields, both boards' numbers, its events per minute of the last hour; None: unknown."""
-        return self.stats_of([content_id], now_us)[0]
+        return self.of_contents([content_id], [], 0, now_us)[0][0]
 
-    def stats_of(self, content_ids: Sequence[str], now_us: int) -> list[dict[str, Any] | None]:
-        """`stats` of several contents by one question; none of them twice."""
-        ids = list(content_ids)
+    def recent_events(self, content_id: str, count: int, now_us: int) -> list[dict[str, Any]] | None:
+        """The newest events of the last hour, by event_ts, then offset, descending; None: unknown content."""
+        return self.of_contents([], [content_id], count, now_us)[1][0]
+
+    def of_contents(
+        self, stats_of: Sequence[str], events_of: Sequence[str], count: int, now_us: int
+    ) -> tuple[list[dict[str, Any] | None], list[list[dict[str, Any]] | None]]:
+        """`stats` of some contents, `recent_events` of some, by one question, or two where users are to be counted.
+        No content twice among either."""
+        ids = list(stats_of)
         spans = (boards.rolling(now_us), boards.tumbling(now_us, self._layout.window_minutes))
         hour = boards.last_minutes(now_us, 60)
         buckets = list(dict.fromkeys([*(("minute", minute) for minute in hour), *spans[0].buckets, *spans[1].buckets]))
-        homes = dict.fromkeys(ids, self._partitions())
-        users = [self._users_of(span, ids, homes) for span in spans]
-        contents, rows, *_ = self._ask(
-            self._contents_of(ids),
+        partitions = self._partitions()
+        contents, rows, events = self._ask(
+            self._contents_of(list({*stats_of, *events_of})),
             self._fields(buckets, ids),
-            *(each.stored() for each in users),
+            recent_events(partitions, events_of, count, now_us),
         )
+        homes = _homes(ids, ids, partitions, rows)
+        users = [self._users_of(span, ids, homes) for span in spans]
+        if to_count := _to_count(users):
+            self._ask(*to_count)
         self._unite(users)
-        found: list[dict[str, Any] | None] = []
+        stats: list[dict[str, Any] | None] = []
         for place, content_id in enumerate(ids):
             if content_id not in contents:
-                found.append(None)
+                stats.append(None)
                 continue
             held: dict[Bucket, list[bytes]] = {}
             for number, of_ids in enumerate(rows):
                 if (value := of_ids[place]) is not None:
                     held.setdefault(buckets[number % len(buckets)], []).append(value)
             counts = [each.counts[place] for each in users]
-            found.append(contents[content_id] | boards.content_numbers(spans, hour, counts, held))
-        return found
-
-    def recent_events(self, content_id: str, count: int, now_us: int) -> list[dict[str, Any]] | None:
-        """The newest events of the last hour, by event_ts, then offset, descending; None: unknown content."""
-        return self.recent_events_of([content_id], count, now_us)[0]
-
-    def recent_events_of(
-        self, content_ids: Sequence[str], count: int, now_us: int
-    ) -> list[list[dict[str, Any]] | None]:
-        """`recent_events` of several contents by one question."""
-        partitions = self._partitions()
-        contents, *events = self._ask(
-            self._contents_of(content_ids), *(recent_events(partitions, each, count, now_us) for each in content_ids)
-        )
-        return [found if each in contents else None for each, found in zip(content_ids, events, strict=True)]
+            stats.append(contents[content_id] | boards.content_numbers(spans, hour, counts, held))
+        return stats, [found if each in contents else None for each, found in zip(events_of, events, strict=True)]
 
     def contents(self, content_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The fields of those of these contents that are known."""
@@ -204,11 +202,7 @@ class TotalsReader:
         """The board's first rows."""
         ids, totals, contents = first.ids[:limit], first.totals, first.contents
         users = self._users_of(span, ids, first.homes)
-        values, positions, _ = self._ask(
-            self._fields([("minute", minute) for minute in span.minutes], ids),
-            stand(self._layout, self._numbers()),
-            users.stored(),
-        )
+        positions, *_ = self._ask(stand(self._layout, self._numbers()), *_to_count([users]))
         self._unite([users])
         newest_us = newest_us_of(positions)
         rows = [
@@ -219,10 +213,7 @@ class TotalsReader:
                 "content_type": contents[content_id]["content_type"],
                 "content_length_seconds": contents[content_id]["content_length_seconds"],
                 **boards.numbers(totals[content_id], unique_users),
-                "minutes": [
-                    sum(boards.events_of(of_ids[rank - 1]) for of_ids in values[minute :: len(span.minutes)])
-                    for minute in range(len(span.minutes))
-                ],
+                "minutes": first.minutes[content_id],
             }
             for rank, (content_id, unique_users) in enumerate(zip(ids, users.counts, strict=True), 1)
         ]
@@ -249,10 +240,13 @@ class TotalsReader:
             totals = boards.added((asked, values) for values in rows)
             ids, contents = self._known(boards.ranked(totals), limit)
             if bound is None or (len(ids) == limit and int(totals[ids[-1]][SCORE]) > bound):
-                return First(ids, totals, contents, _homes(ids, asked, partitions, rows))
-        totals = self._all_totals(span.buckets)
-        ids, contents = self._known(boards.ranked(totals), limit)
-        return First(ids, totals, contents, dict.fromkeys(ids, self._partitions()))
+                break
+        else:
+            totals = self._all_totals(span.buckets)
+            ids, contents = self._known(boards.ranked(totals), limit)
+            asked, partitions = ids, self._partitions()
+            rows = self._ask_one(self._fields(span.buckets, asked))
+        return First(ids, totals, contents, _homes(ids, asked, partitions, rows), _minutes(span, ids, asked, rows))
 
     def _candidates(self, span: BoardSpan, depth: int, places: int) -> tuple[set[str], int | None]:
         """Content ids, and what any other may have at most; None: there is no other."""
@@ -345,7 +339,7 @@ class TotalsReader:
     def _users_of(self, span: BoardSpan, ids: list[str], homes: Mapping[str, list[PartitionKeys]]) -> UniqueUsers:
         """Users per content. A content in several partitions: their union on one Redis, their sum in a cluster."""
         groups = [[[keys] for keys in homes[each]] if self._is_cluster else [homes[each]] for each in ids]
-        return UniqueUsers(span.buckets, ids, groups, self._united)
+        return UniqueUsers(span.buckets, ids, groups, self._kept_users)
 
     def _unite(self, users: Sequence[UniqueUsers]) -> None:
         if mixed := [each.together() for each in users if each.mixed]:
@@ -376,6 +370,10 @@ class TotalsReader:
         return answer
 
 
+def _to_count(users: Sequence[UniqueUsers]) -> list[Question[None]]:
+    return [each.stored() for each in users if each.asked]
+
+
 def _homes(
     ids: Sequence[str],
     asked: Sequence[str],
@@ -395,3 +393,18 @@ def _homes(
         ]
         for content_id in ids
     }
+
+
+def _minutes(
+    span: BoardSpan, ids: Sequence[str], asked: Sequence[str], rows: Sequence[Sequence[bytes | None]]
+) -> dict[str, list[int]]:
+    """Of each id its events in each minute of the span. rows: of each partition, of each bucket of it, likewise"""
+    column = {content_id: place for place, content_id in enumerate(asked)}
+    places = [(column[content_id], [0] * len(span.minutes)) for content_id in ids]
+    for number, values in enumerate(rows):
+        minute = number % len(span.buckets)
+        if minute < len(span.minutes):
+            for place, events in places:
+                if (value := values[place]) is not None:
+                    events[minute] += boards.events_of(value)
+    return {content_id: events for content_id, (_, events) in zip(ids, places, strict=True)}

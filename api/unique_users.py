@@ -38,12 +38,13 @@ return users
 
 Keys = Sequence[PartitionKeys]
 
-UNITED_MAX = 10_000
+KEPT_MAX = 10_000
 
 
-class United:
-    """Users of contents that were united for a board, kept for a moment: a union is the dearest that a board asks for
-    (0.5 ms of Redis for each content), boards are computed four times a second, and it is an estimate anyhow.
+class KeptUsers:
+    """Users of contents that were counted a moment ago: they are the dearest that a board asks for (60 KB for each of
+    the first contents, and half a millisecond of Redis where minutes are crowded), and boards are computed four times a
+    second.
 
     kept_s  0: none is kept"""
 
@@ -56,7 +57,7 @@ class United:
         return users if time.monotonic() - at < self._kept_s else None
 
     def keep(self, key: Hashable, users: int) -> None:
-        if len(self._held) >= UNITED_MAX:
+        if len(self._held) >= KEPT_MAX:
             self._held.clear()
         self._held[key] = time.monotonic(), users
 
@@ -68,26 +69,30 @@ class UniqueUsers:
 
     homes   of each id the partitions that may have users of it, in groups whose keys one command may name: the users
             of a group are united, those of different groups added up
-    united  what was united a moment ago
+    kept    what was counted a moment ago, and is not asked for again
     """
 
     buckets: tuple[tuple[str, int], ...]
     ids: list[str]
     homes: Sequence[Sequence[Keys]]
-    united: United
+    kept: KeptUsers
     counts: list[int] = field(init=False)
     # of contents with crowded and other minutes: place, group, the numbers in the others
     mixed: list[tuple[int, Keys, bytes]] = field(default_factory=list)
-    _asked: list[tuple[int, Keys]] = field(init=False)  # place, group
+    asked: list[tuple[int, Keys]] = field(init=False)  # place, group
     _members: dict[PartitionKeys, list[int]] = field(init=False)  # the places of those that a partition may have
 
     def __post_init__(self) -> None:
         self.counts = [0] * len(self.ids)
-        self._asked = [(place, group) for place, groups in enumerate(self.homes) for group in groups if group]
-        self._members = {}
-        for place, group in self._asked:
-            for keys in group:
-                self._members.setdefault(keys, []).append(place)
+        self.asked, self._members = [], {}
+        for place, groups in enumerate(self.homes):
+            for group in filter(None, groups):
+                if (kept := self.kept.get(self._key(place, group))) is not None:
+                    self.counts[place] += kept
+                    continue
+                self.asked.append((place, group))
+                for keys in group:
+                    self._members.setdefault(keys, []).append(place)
 
     def stored(self) -> Question[None]:
         """Numbers and HyperLogLogs, each for itself."""
@@ -98,7 +103,7 @@ class UniqueUsers:
             for keys, places in self._members.items():
                 begins = [keys.users(minute, "") for minute in minutes]
                 pipeline.execute_command("MGET", *[begin + shards[place] for begin in begins for place in places])
-            for place, group in self._asked:
+            for place, group in self.asked:
                 pipeline.execute_command("PFCOUNT", *self._crowded(group, self.ids[place]))
 
         return Question(put, self._count)
@@ -113,8 +118,7 @@ class UniqueUsers:
 
         def read(answers: list[Any]) -> None:
             for (place, group, _), users in zip(self.mixed, answers, strict=True):
-                self.counts[place] += users
-                self.united.keep(self._key(place, group), users)
+                self._add(place, group, users)
 
         return Question(put, read)
 
@@ -125,16 +129,18 @@ class UniqueUsers:
             answer = next(left)
             for at, place in enumerate(places):
                 strings[place, keys] = [string for string in answer[at :: len(places)] if string]
-        for place, group in self._asked:
+        for place, group in self.asked:
             held = [string for keys in group for string in strings[place, keys]]
             numbers = np.unique(users_of(b"".join(held), tag_of(self.ids[place])))
             estimated = next(left)
-            if not estimated or not len(numbers):
-                self.counts[place] += estimated or len(numbers)
-            elif (kept := self.united.get(self._key(place, group))) is not None:
-                self.counts[place] += kept
-            else:
+            if estimated and len(numbers):
                 self.mixed.append((place, group, numbers.astype("<u4").tobytes()))
+            else:
+                self._add(place, group, estimated or len(numbers))
+
+    def _add(self, place: int, group: Keys, users: int) -> None:
+        self.counts[place] += users
+        self.kept.keep(self._key(place, group), users)
 
     def _key(self, place: int, group: Keys) -> Hashable:
         return self.buckets, tuple(group), self.ids[place]

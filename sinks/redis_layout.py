@@ -90,7 +90,17 @@ class PartitionKeys:
         return f"{self.totals(kind, start_s)}:everybody"
 
     def recent(self, start_s: int, shard: str) -> str:
-        return f"{self.totals('minute', start_s)}:recent/{shard}"
+        return self.totals("minute", start_s) + recent_suffix(shard)
 
     def crowded_recent(self, start_s: int, member: str) -> str:
-        return f"{self.totals('minute', start_s)}:recent:{member}"
+        return self.totals("minute", start_s) + crowded_suffix(member)
+
+
+def recent_suffix(shard: str) -> str:
+    """What follows the name of a minute's totals; scripts put it there, too."""
+    return f":recent/{shard}"
+
+
+def crowded_suffix(member: str) -> str:
+    """Likewise."""
+    return f":recent:{member}"

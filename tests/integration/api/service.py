@@ -10,6 +10,7 @@ import httpx
 from api.app import create_app
 from api.observer import Observer
 from api.queries import TotalsReader
+from api.read_process import in_threads
 from engagement.enrich import ContentRow, Contents
 from engagement.totals import partial_totals
 from engagement.totals_state import PartitionTotals
@@ -35,7 +36,7 @@ class Service:
         self.now_us = NOW_MS * 1000
         self.status = StatusBoard(client, group)
         self.observer = Observer(self.reader, self.status, began=NOW_MS / 1000)
-        self.app = create_app(self.reader, self.observer, now_us=lambda: self.now_us)
+        self.app = create_app(in_threads(self.reader), self.observer, now_us=lambda: self.now_us)
 
     def write(self, partition: int, records: Sequence[Record], known: Sequence[str]) -> None:
         """All of a partition's events, in two batches, and the contents known by then."""

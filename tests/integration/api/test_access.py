@@ -12,6 +12,7 @@ from api.app import create_app
 from api.headers import CSP
 from api.observer import Observer
 from api.queries import TotalsReader
+from api.read_process import in_threads
 from settings import Settings, SettingsError
 from sinks.redis_client import connect
 from sinks.redis_status import StatusBoard
@@ -52,7 +53,7 @@ def client(redis_url: str, unique: str, clock: Clock) -> Callable[..., TestClien
         redis = connect(redis_url)
         totals = TotalsReader(redis, keys_of(unique), lateness_seconds=600)
         options.setdefault("access", Access({"operate": hashed(OPERATE), "read": hashed(READ)}, clock))
-        app = create_app(totals, Observer(totals, StatusBoard(redis, unique)), **options)
+        app = create_app(in_threads(totals), Observer(totals, StatusBoard(redis, unique)), **options)
         return TestClient(app, base_url="http://127.0.0.1")
 
     return make

@@ -105,8 +105,9 @@ def check_board(table: Table, shown: dict[str, Any], column: str, starts: Sequen
 def assert_alone_and_together_alike(service: Service) -> None:
     """What is read of several contents at once is what is read of each."""
     reader, now_us = service.reader, service.now_us
-    assert reader.stats_of(IDS, now_us) == [reader.stats(each, now_us) for each in IDS]
-    assert reader.recent_events_of(IDS, 50, now_us) == [reader.recent_events(each, 50, now_us) for each in IDS]
+    stats, events = reader.of_contents(IDS, IDS, 50, now_us)
+    assert stats == [reader.stats(each, now_us) for each in IDS]
+    assert events == [reader.recent_events(each, 50, now_us) for each in IDS]
 
 
 def per_minute(table: Table, minutes: Sequence[int]) -> Counter[tuple[float, str]]:

@@ -96,6 +96,9 @@ def test_it_ticks_and_ends_while_redis_is_paused(redis_server: Any, unique: str,
         health = httpx.get(f"{url}/health", timeout=5).json()
         assert (health["status"], health["phase"], health["services"]["redis"]) == ("down", "no_board", "down")
         assert httpx.get(f"{url}/ready", timeout=5).status_code == 503
+        refused = httpx.get(f"{url}/content/x/stats", timeout=5)  # at once: others would wait behind it
+        assert refused.status_code == 503
+        assert "Redis does not answer: no answer since" in refused.json()["detail"]
         api.send_signal(signal.SIGTERM)
         assert api.wait(5) == 0
 

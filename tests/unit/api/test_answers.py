@@ -1,7 +1,6 @@
 """Reads that are made together: what comes while one is under way goes into the next, and each asker gets his own."""
 
 import asyncio
-import threading
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -15,11 +14,11 @@ class Read:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
-        self.may_go_on = threading.Event()
+        self.may_go_on = asyncio.Event()
 
-    def __call__(self, keys: list[str]) -> Sequence[str]:
+    async def __call__(self, keys: list[str]) -> Sequence[str]:
         self.batches.append(keys)
-        assert self.may_go_on.wait(10)
+        await asyncio.wait_for(self.may_go_on.wait(), 10)
         if "bad" in keys:
             raise ValueError("bad")
         return [key.upper() for key in keys]

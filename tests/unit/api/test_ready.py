@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 
 from api.access import Access, hashed, required
-from api.answers import EncodedBoard, Longest
+from api.answers import Longest
+from api.reads import EncodedBoard
 from api.ready import FromReady, Ready
 from api.request_log import RequestLog
 
