@@ -1,10 +1,11 @@
 """Requests at a steady rate, however fast the answers are:
 
-    python -m tests.performance.http_load PORT RATE SECONDS < paths
+    python -m tests.performance.http_load PORT RATE SECONDS [LEAD] < paths
 
 Paths, one a line on standard input, are asked for again and again in their order. A request is due every 1/RATE s and
 its time runs from when it was due, so that one slow answer shows in those behind it. On standard output: milliseconds,
-status and path of each, tab-separated; on standard error the share of a core that asking took.
+status and path of each, tab-separated; on standard error the share of a core that asking took. The first LEAD seconds
+are asked for and not told: connections are opened, and boards computed that nobody has asked for yet.
 
 The server shares its cores with this: a protocol on sockets takes 0.1 ms of CPU a request, streams and a queue 0.5.
 """
@@ -30,7 +31,8 @@ class Load:
         self.free: deque[Connection] = deque()  # in turn: the server closes what is idle for five seconds
         self.answers: list[tuple[float, int, str]] = []  # milliseconds, status, path
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.wanted = 0
+        self.wanted = self.untold = 0
+        self.began = 0.0
 
     def ask(self, at: float, path: str) -> None:
         """By a free connection, or by the next one that is."""
@@ -40,12 +42,15 @@ class Load:
             self.due.append((at, path))
 
     def answered(self, by: "Connection", at: float, status: int, path: str) -> None:
-        self.answers.append(((time.perf_counter() - at) * 1000, status, path))
+        if at < self.began:
+            self.untold += 1
+        else:
+            self.answers.append(((time.perf_counter() - at) * 1000, status, path))
         if self.due:
             by.ask(*self.due.popleft())
         else:
             self.free.append(by)
-        if len(self.answers) == self.wanted:
+        if len(self.answers) + self.untold == self.wanted:
             self.done.set_result(None)
 
 
@@ -87,12 +92,13 @@ class Connection(asyncio.Protocol):
             self._load.answered(self, self._at, status, self._path)
 
 
-async def main(port: int, rate: float, seconds: float, paths: list[str]) -> None:
+async def main(port: int, rate: float, seconds: float, lead: float, paths: list[str]) -> None:
     loop, load = asyncio.get_running_loop(), Load()
-    load.wanted = int(rate * seconds)
+    load.wanted = int(rate * (lead + seconds))
     for _ in range(CONNECTIONS):
         await loop.create_connection(lambda: Connection(load), "127.0.0.1", port)
     began, used = time.perf_counter(), time.process_time()
+    load.began = began + lead
     for number in range(load.wanted):
         at = began + number / rate
         if (left := at - time.perf_counter()) > 0:
@@ -106,4 +112,6 @@ async def main(port: int, rate: float, seconds: float, paths: list[str]) -> None
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.stdin.read().split()))
+    port, *numbers = sys.argv[1:]
+    rate, seconds, lead = map(float, [*numbers, "0"][:3])
+    uvloop.run(main(int(port), rate, seconds, lead, sys.stdin.read().split()))
