@@ -8,7 +8,6 @@ import asyncio
 import multiprocessing
 import os
 import pickle
-import signal
 import socket
 import threading
 import traceback
@@ -125,8 +124,9 @@ def open_totals(settings: Settings) -> TotalsReader:
 
 
 def _serve(asker: socket.socket, settings: Settings) -> None:
-    """Answer until the asker is gone. Ctrl-C reaches the whole group: the asker decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Answer until the asker is gone. In a session of its own: Ctrl-C is for the asker, and the kernel, which shares
+    cores by session first, does not take from the event loop what a board needs."""
+    os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     asked = asker.makefile("rb")
     totals: TotalsReader | None = None
