@@ -31,8 +31,7 @@ log = structlog.get_logger()
 
 
 class Live:
-    """letters: what the event `rejected` tells; now_us: microseconds since 1970. On the
-    event loop's thread only."""
+    """letters: what the event `rejected` tells; now_us: microseconds since 1970. On the event loop's thread only."""
 
     def __init__(
         self,

@@ -95,6 +95,8 @@ class ReadProcess:
                 self._process.kill()
                 self._process.join()
                 log.warning("reader_died", exit_code=self._process.exitcode)
+                if self._streams is not None:
+                    self._streams[1].close()  # asyncio keeps it open for writing
                 self._start()
                 answer, failure = await self._exchange(question)
         if failure is not None:
