@@ -265,11 +265,15 @@ def test_i06_the_older_of_two_writers_ends_at_its_next_write(server: FakeBigQuer
 
 
 def test_i07_a_failed_append_lets_none_behind_it_land(
-    server: FakeBigQuery, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+    server: FakeBigQuery, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, aside: Any, wait_for: Any
 ) -> None:
     small_requests(monkeypatch)
-    server.expect({1: Fault(error=UNAVAILABLE)})
-    bigquery_sink(server, broker).write([batch(0, 24)])
+    failing = Fault(hold=True, error=UNAVAILABLE)
+    server.expect({1: failing})
+    writing = aside(lambda: bigquery_sink(server, broker).write([batch(0, 24)]))
+    wait_for(lambda: server.arrived > 2, message="an append behind the one that fails")
+    failing.gate.set()
+    writing.result(60)
     assert_once(server, range(24))
     assert "gap" in [outcome for *_, outcome in server.appends]
 
