@@ -101,15 +101,15 @@ def test_reads_keep_a_pace_and_the_first_after_a_pause_waits_for_nothing() -> No
     async def asked() -> None:
         read = Read()
         read.may_go_on.set()
-        together = Together(read, every_s=0.2)
+        together = Together(read, every_s=1.0)
         began = time.monotonic()
         assert await together.get("a") == "A"
-        assert time.monotonic() - began < 0.15
+        assert time.monotonic() - began < 0.9
         crowd = [asyncio.create_task(together.get("b"))]
         await asyncio.sleep(0.05)
         crowd.append(asyncio.create_task(together.get("c")))
         assert await asyncio.gather(*crowd) == ["B", "C"]
-        assert time.monotonic() - began >= 0.2
+        assert time.monotonic() - began >= 1.0
         assert read.batches == [["a"], ["b", "c"]]
 
     run(asked())
