@@ -16,7 +16,7 @@ from api.answers import Answers
 from api.app import create_app
 from api.kafka_positions import KafkaPositions
 from api.observer import Observer
-from api.read_process import in_processes, open_totals
+from api.read_process import in_processes, totals_over
 from api.rejected import RejectedLetters
 from logs import configure_logging
 from settings import Settings, SettingsError
@@ -56,10 +56,10 @@ def main() -> None:
         kafka = KafkaPositions(settings.kafka, topic, group, POSITIONS_IN_KAFKA)
         letters = RejectedLetters(settings.kafka, settings.kafka_topic_dead_letters)
     sinks = settings.sinks if "sinks" in settings.model_fields_set else ()
-    status = StatusBoard(connect(settings.redis, settings.redis_cluster_nodes), group)
+    client = connect(settings.redis, settings.redis_cluster_nodes)
     app = create_app(
         readers,
-        Observer(open_totals(settings), status, kafka, sinks),
+        Observer(totals_over(client, settings), StatusBoard(client, group), kafka, sinks),
         access=access,
         letters=letters,
         rate_limit=settings.api_rate_limit,

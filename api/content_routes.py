@@ -42,8 +42,10 @@ def content_routes(
 
     async def read(wanted: list[Wanted]) -> list[bytes | None]:
         now = now_us()
-        await places.look(now)
-        of_each = {each.content_id: places.of(each.content_id, now, comparable=True) for each in wanted}
+        stats_of = [each.content_id for each in wanted if each.events is None]
+        if stats_of:
+            await places.look(now)
+        of_each = {content_id: places.of(content_id, now, comparable=True) for content_id in stats_of}
         return await readers.contents(reads.contents, wanted, of_each, now)
 
     together = Together(read, READ_EVERY_S)

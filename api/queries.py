@@ -10,6 +10,7 @@ import msgspec
 from api.partition_positions import PartitionPosition, newest_us_of, stand, watermarks_of
 from api.questions import Question, ask
 from api.recent_events import recent_events
+from api.stored_rows import homes_of, minutes_of
 from api.unique_users import KeptUsers, UniqueUsers
 from engagement import boards
 from engagement.boards import BoardSpan
@@ -166,7 +167,7 @@ class TotalsReader:
             self._fields(buckets, ids),
             recent_events(partitions, events_of, count, now_us),
         )
-        homes = _homes(ids, ids, partitions, rows)
+        homes = homes_of(ids, ids, partitions, rows)
         users = [self._users_of(span, ids, homes) for span in spans]
         if to_count := _to_count(users):
             self._ask(*to_count)
@@ -246,7 +247,7 @@ class TotalsReader:
             ids, contents = self._known(boards.ranked(totals), limit)
             asked, partitions = ids, self._partitions()
             rows = self._ask_one(self._fields(span.buckets, asked))
-        return First(ids, totals, contents, _homes(ids, asked, partitions, rows), _minutes(span, ids, asked, rows))
+        return First(ids, totals, contents, homes_of(ids, asked, partitions, rows), minutes_of(span, ids, asked, rows))
 
     def _candidates(self, span: BoardSpan, depth: int, places: int) -> tuple[set[str], int | None]:
         """Content ids, and what any other may have at most; None: there is no other."""
@@ -372,39 +373,3 @@ class TotalsReader:
 
 def _to_count(users: Sequence[UniqueUsers]) -> list[Question[None]]:
     return [each.stored() for each in users if each.asked]
-
-
-def _homes(
-    ids: Sequence[str],
-    asked: Sequence[str],
-    partitions: Sequence[PartitionKeys],
-    rows: Sequence[Sequence[bytes | None]],
-) -> dict[str, list[PartitionKeys]]:
-    """Of each id the partitions that have a row of it: mostly one, and the others need not be asked for its users.
-
-    rows  of each partition, of each bucket, those of the `asked`"""
-    width = len(rows) // len(partitions) if partitions else 0
-    column = {content_id: place for place, content_id in enumerate(asked)}
-    return {
-        content_id: [
-            keys
-            for number, keys in enumerate(partitions)
-            if any(values[column[content_id]] is not None for values in rows[number * width : (number + 1) * width])
-        ]
-        for content_id in ids
-    }
-
-
-def _minutes(
-    span: BoardSpan, ids: Sequence[str], asked: Sequence[str], rows: Sequence[Sequence[bytes | None]]
-) -> dict[str, list[int]]:
-    """Of each id its events in each minute of the span. rows: of each partition, of each bucket of it, likewise"""
-    column = {content_id: place for place, content_id in enumerate(asked)}
-    places = [(column[content_id], [0] * len(span.minutes)) for content_id in ids]
-    for number, values in enumerate(rows):
-        minute = number % len(span.buckets)
-        if minute < len(span.minutes):
-            for place, events in places:
-                if (value := values[place]) is not None:
-                    events[minute] += boards.events_of(value)
-    return {content_id: events for content_id, (_, events) in zip(ids, places, strict=True)}

@@ -112,13 +112,13 @@ class ReadProcess:
         return pickle.loads(await reader.readexactly(length))
 
 
-def open_totals(settings: Settings) -> TotalsReader:
-    """What the settings name. A Redis Cluster is contacted, and may not answer."""
+def totals_over(client: Any, settings: Settings) -> TotalsReader:
+    """The totals that the settings name. client: of sinks.redis_client.connect"""
     layout = Group(
         settings.kafka_consumer_group, settings.kafka_topic_engagement_events, settings.redis_aggregation_window_minutes
     )
     return TotalsReader(
-        connect(settings.redis, settings.redis_cluster_nodes),
+        client,
         layout,
         lateness_seconds=settings.allowed_lateness_seconds,
         users_kept_s=USERS_KEPT_S,
@@ -138,7 +138,8 @@ def _serve(asker: socket.socket, settings: Settings) -> None:
         answer: Any = None
         failure: Exception | None = None
         try:
-            totals = totals or open_totals(settings)
+            # Here, since a Redis Cluster is contacted, and may not answer.
+            totals = totals or totals_over(connect(settings.redis, settings.redis_cluster_nodes), settings)
             answer = what(totals, *args, **kwargs)
         except Exception as raised:
             raised.add_note(traceback.format_exc())  # frames do not travel

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +20,7 @@ from api.read_process import ReadProcess
 from api.reads import Wanted
 from settings import Settings
 from tests.integration.api.test_process import running
+from tests.process_tree import children_of, lives
 
 NOW_US = 1_800_000_000_000_000
 
@@ -32,22 +32,6 @@ def settings(url: str, group: str) -> Settings:
 def whose(totals: TotalsReader) -> int:
     """The process that reads. Here, so that a reader can import it."""
     return os.getpid()
-
-
-def descendants(pid: int) -> list[int]:
-    children: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            children += map(int, task.read_text().split())
-    return [each for child in children for each in (child, *descendants(child))]
-
-
-def lives(pid: int) -> bool:
-    """A process without parent may wait for its burial."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_answers_and_failures_come_back_to_whoever_asked(redis_url: str, unique: str) -> None:
@@ -112,7 +96,7 @@ def test_none_is_left_after_kill_9_while_redis_is_silent(
 ) -> None:
     with running({"REDIS_URL": redis_server.url, "KAFKA_CONSUMER_GROUP": unique}, wait_for) as (url, api):
         assert httpx.get(f"{url}/top-content", timeout=30).status_code == 200
-        family = descendants(api.pid)
+        family = children_of(api.pid)
         assert len(family) >= 2
         redis_server.pause()
         try:

@@ -16,6 +16,7 @@ import redis
 from confluent_kafka import Producer
 
 from demo.services import KINDS, children, jars
+from tests.process_tree import children_of, lives
 
 ROOT = Path(__file__).parents[3]
 
@@ -106,11 +107,11 @@ def test_kill_9_leaves_nothing_behind(kind, victim, open_folder, wait_for):
     try:
         wait_for((root / "address.json").exists, 60, f"{kind} to start")
         json.loads((root / "address.json").read_text())
-        service = _children_of(keeper.pid)
+        service = children_of(keeper.pid)
         assert service
         (watched if victim == "watched" else keeper).kill()
         keeper.wait(15)
-        wait_for(lambda: not any(map(_lives, service)), 10, f"{kind} to end")
+        wait_for(lambda: not any(map(lives, service)), 10, f"{kind} to end")
     finally:
         watched.kill()
         watched.communicate()
@@ -145,23 +146,6 @@ def test_a_child_that_ignores_its_stop_signal_is_killed(tmp_path):
     child = children.spawn("stubborn", [sys.executable, "-c", code], log=tmp_path / "log")
     children.wait_until(lambda: "up" in child.last_lines(), child)
     assert child.stop(patience_s=0.2) == -signal.SIGKILL
-
-
-def _children_of(pid: int) -> list[int]:
-    """Process ids of all descendants; none of a process that has just gone."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        direct = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:
-        return []
-    return direct + [pid for child in direct for pid in _children_of(child)]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 def test_the_main_thread_rule_is_enforced(tmp_path):
