@@ -56,15 +56,13 @@ class Answers:
 
 class Together(Generic[K, T]):
     """Reads that several ask for at once, made together: what comes while one is under way goes, as a whole, into the
-    next. One is under way at a time, and the more there is to read, the less of it a read costs: so the next one begins
-    no sooner than `every_s` after the last. The first after a pause waits for nothing.
+    next. One is under way at a time: the more there is to read, the less of it a read costs.
 
     read  keys, none of them twice -> the answer to each
     """
 
-    def __init__(self, read: Callable[[list[K]], Awaitable[Sequence[T]]], every_s: float = 0.0) -> None:
-        self._read, self._every_s = read, every_s
-        self._began_at = float("-inf")
+    def __init__(self, read: Callable[[list[K]], Awaitable[Sequence[T]]]) -> None:
+        self._read = read
         self._waiting: dict[K, asyncio.Future[T]] = {}
         self._reading: asyncio.Task[None] | None = None
 
@@ -81,8 +79,6 @@ class Together(Generic[K, T]):
     async def _read_waiting(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(self._began_at + self._every_s - time.monotonic())
-                self._began_at = time.monotonic()
                 keys = list(self._waiting)[:TOGETHER_MAX]
                 asked = [self._waiting.pop(key) for key in keys]
                 try:

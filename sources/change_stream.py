@@ -17,8 +17,9 @@ GROUP_ROWS_MAX = 10_000
 GROUP_BYTES_MAX = 16 * 1024 * 1024
 GROUP_S_MAX = 0.05  # a group ends with the first commit behind this, or where the stream is dry
 # But not sooner after the last one: a Kafka transaction costs the broker 7 ms of CPU, however few rows are in it, and
-# every partition it touches a batch in each flow. The first row after a pause waits for nothing.
-GROUP_EVERY_S = 0.025
+# every partition it touches a batch in each flow. On two cores 25 ms made nothing visible sooner, and the API slower.
+# The first row after a pause waits for nothing.
+GROUP_EVERY_S = 0.04
 IDS_AT_ONCE = 100_000
 IDLE_POSITION_EVERY_S = 10.0  # an idle table must not keep the server from removing its log
 

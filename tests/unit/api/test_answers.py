@@ -1,7 +1,6 @@
 """Reads that are made together: what comes while one is under way goes into the next, and each asker gets his own."""
 
 import asyncio
-import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -93,23 +92,5 @@ def test_one_who_hangs_up_takes_the_answer_from_no_one_else() -> None:
         assert await stays == "A"
         assert gone.cancelled()
         assert read.batches == [["a"]]
-
-    run(asked())
-
-
-def test_reads_keep_a_pace_and_the_first_after_a_pause_waits_for_nothing() -> None:
-    async def asked() -> None:
-        read = Read()
-        read.may_go_on.set()
-        together = Together(read, every_s=1.0)
-        began = time.monotonic()
-        assert await together.get("a") == "A"
-        assert time.monotonic() - began < 0.9
-        crowd = [asyncio.create_task(together.get("b"))]
-        await asyncio.sleep(0.05)
-        crowd.append(asyncio.create_task(together.get("c")))
-        assert await asyncio.gather(*crowd) == ["B", "C"]
-        assert time.monotonic() - began >= 1.0
-        assert read.batches == [["a"], ["b", "c"]]
 
     run(asked())
