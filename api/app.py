@@ -10,20 +10,18 @@ from typing import Concatenate, ParamSpec, TypeVar
 import redis
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
 from redis.exceptions import RedisClusterException
 
 from api.access import Access, required, session_routes
 from api.answers import Answers
 from api.asgi import HeadAsGet
 from api.content_routes import content_routes
-from api.headers import DOCS_CSP, StrictHeaders
+from api.headers import StrictHeaders
 from api.health import health_routes, metrics_routes
 from api.hub import Hub
 from api.live import Live
 from api.observer import Observer
-from api.page_files import PageFiles, build_of, page_routes
+from api.page_files import build_of, mount_page_files, page_routes
 from api.queries import TotalsReader
 from api.rate_limit import RateLimit
 from api.read_process import Read, Readers
@@ -76,7 +74,7 @@ def create_app(
     app = FastAPI(
         title="Engagement",
         description="Live boards over user-engagement events",
-        docs_url=None,  # below, with the policy that it needs
+        docs_url=None,  # among the pages, with the policy that it needs
         redoc_url=None,
         lifespan=lifespan,
     )
@@ -101,13 +99,7 @@ def create_app(
     app.include_router(health_routes(observer, access, now_us))
     app.include_router(session_routes(access))
     app.include_router(page_routes())
-    app.mount("/static", PageFiles())
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        page = get_swagger_ui_html(openapi_url="/openapi.json", title="Engagement API")
-        page.headers["Content-Security-Policy"] = DOCS_CSP
-        return page
+    mount_page_files(app)
 
     return app
 

@@ -1,17 +1,21 @@
-"""The page at / and /c/{content_id}, and the files it is made of under /static."""
+"""The page at / and /c/{content_id}, that of the API at /docs, and the files they are made of under /static."""
 
 import hashlib
 import os
 from pathlib import Path
 
-from fastapi import APIRouter
+import fastapi_offline
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from api.asgi import Scope
+from api.headers import DOCS_CSP
 
 FOLDER = Path(__file__).parent / "page"
-INDEX = "index.html"
+SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"  # a copy of it: /docs asks nobody else for a script
+INDEX, DOCS = "index.html", "docs.html"
+NO_CACHE = {"Cache-Control": "no-cache"}
 HTML = "<html lang="
 CHOICES = {"theme": ("dark", "light"), "view": ("wall",)}
 
@@ -36,20 +40,32 @@ def page_routes(folder: Path = FOLDER) -> APIRouter:
         asked = {"theme": theme, "view": view}
         chosen = "".join(f' data-{name}="{asked[name]}"' for name, values in CHOICES.items() if asked[name] in values)
         html = written.replace(HTML, f"<html{chosen} lang=", 1)
-        return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
+        return HTMLResponse(html, headers=NO_CACHE)
+
+    described = (folder / DOCS).read_text(encoding="utf-8")
+
+    @router.get("/docs")
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(described, headers={**NO_CACHE, "Content-Security-Policy": DOCS_CSP})
 
     return router
+
+
+def mount_page_files(app: FastAPI) -> None:
+    """Ours, and Swagger UI below them."""
+    app.mount("/static/swagger-ui", PageFiles(SWAGGER_UI))
+    app.mount("/static", PageFiles(FOLDER))
 
 
 class PageFiles(StaticFiles):
     """Small files that change with a deployment: browsers keep them, and ask each time whether they are still right."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(directory=folder)
 
     def file_response(
         self, full_path: os.PathLike[str] | str, stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers.update(NO_CACHE)
         return response

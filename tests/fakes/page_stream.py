@@ -17,7 +17,7 @@ from fastapi.responses import StreamingResponse
 
 from api.headers import StrictHeaders
 from api.hub import Hub
-from api.page_files import PageFiles, page_routes
+from api.page_files import mount_page_files, page_routes
 from api.stages import instant
 from api.stream import BOARD_PAGE
 from tests.fakes.page_scenes import AT, IDS, SCENES, Events, Key, Scene, content
@@ -176,7 +176,7 @@ def _app(server: PageServer, hub: Hub) -> FastAPI:
         return StreamingResponse(frames, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     app.include_router(page_routes())
-    app.mount("/static", PageFiles())
+    mount_page_files(app)
     app.add_middleware(StrictHeaders)
     return app
 
