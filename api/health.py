@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from api.access import Access, Role, role_of
 from api.observer import Observer
 from api.service_metrics import as_json, as_prometheus, troubles
-from api.stages import instant
+from api.stages import CAPTURE, instant
 
 
 def health_routes(observer: Observer, access: Access, now_us: Callable[[], int]) -> APIRouter:
@@ -56,7 +56,7 @@ def health_routes(observer: Observer, access: Access, now_us: Callable[[], int])
                     },
                 }
                 for stage in facts.stages
-                if stage.name != "capture"
+                if stage.name != CAPTURE
             },
             "troubles": troubles(processes),
             "partitions": {

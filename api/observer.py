@@ -14,9 +14,9 @@ from api.kafka_positions import KafkaAway, KafkaLook
 from api.partition_positions import PartitionPosition
 from api.phases import IDLE_S, Facts, Phase, phase_of
 from api.processes import SPEAKS_S, Processes
-from api.progress import Progress, SinkProgress
+from api.progress import CaptureLag, Progress, SinkProgress
 from api.queries import TotalsReader
-from api.stages import BOARD, LABELS, UNMOVED_S, Breaker, Stage, State, stage_json, state_of
+from api.stages import BOARD, CAPTURE, LABELS, UNMOVED_S, Breaker, Stage, State, late_state, stage_json, state_of
 from api.troubles import POSTGRES, postgres_away, redis_away, trouble_of
 from engagement.totals import NEVER
 from sinks.redis_status import StatusBoard
@@ -60,6 +60,7 @@ class Observer:
         self._lock = threading.Lock()
         self._processes = Processes(began)
         self._progress = Progress()
+        self._capture_lag = CaptureLag()
         self._positions: list[PartitionPosition] = []
         self._redis_at: float | None = None  # when it answered last
         self._kafka_at: float | None = None
@@ -83,6 +84,8 @@ class Observer:
             self._redis_at, self._redis_words = now, ""
             self._positions = positions
             self._processes.read(status, now)
+            if (lag_s := self._capture_said(now).get("lag_seconds")) is not None:
+                self._capture_lag.saw(now, lag_s)
             self._weigh(positions)
             if self._kafka is None:
                 self._progress.saw(now, *self._told())
@@ -166,8 +169,8 @@ class Observer:
             "kafka": _service(facts.kafka_away_since, known=bool(facts.partitions)),
             "redis": _service(facts.redis_away_since, known=self._redis_at is not None),
         }
-        capture = by_name.get("capture")
-        postgres = "ok" if capture and capture.on_time else "unknown"
+        capture = by_name.get(CAPTURE)
+        postgres = "ok" if capture and capture.state not in ("stopped", "starting") else "unknown"
         found["postgres"] = "down" if POSTGRES in waiting else postgres
         for name in ("bigquery", "partner"):
             if stage := by_name.get(name):
@@ -225,26 +228,35 @@ class Observer:
             return []
         last = max(heard, key=lambda each: each.at)
         silent_s = self._processes.silent_s(heard, now)
-        said = last.values.get("capture", {})
         rate = last.values.get("events", {}).get("per_second")
         silent = silent_s >= UNMOVED_S
         ready = last.values.get("process", {}).get("ready", True)
         # What its slot keeps is a trouble, and no reason to call it down.
-        trouble = trouble_of("capture", [last], silent_s, now)
+        trouble = trouble_of(CAPTURE, [last], silent_s, now)
         away = postgres_away(self._processes.living(now).values(), now)
-        state: State = "stopped" if silent or away else "starting" if not ready else "idle" if quiet else "ok"
+        lag = self._capture_lag
+        late = late_state(lag.lag_s, lag.trend)
+        state: State = "stopped" if silent or away else "starting" if not ready else late or ("idle" if quiet else "ok")
         return [
             Stage(
-                "capture",
+                CAPTURE,
                 state,
-                lag_s=None if silent else said.get("lag_seconds"),
+                lag_s=None if silent else lag.lag_s,
                 lag_events=None,
                 rate=None if silent else rate,
+                trend=lag.trend if late else None,
+                done_in_s=lag.done_in_s if late else None,
                 breaker=Breaker("unknown" if silent else "closed"),
                 error=trouble or away,
                 silent_s=silent_s,
             )
         ]
+
+    def _capture_said(self, now: float) -> Mapping[str, Any]:
+        """What the living capture says of itself."""
+        heard = self._processes.captures()
+        last = max(heard, key=lambda each: each.at, default=None)
+        return last.values.get(CAPTURE, {}) if last and self._processes.silent_s(heard, now) < SPEAKS_S else {}
 
     def _sink(self, sink: str, now: float, quiet: bool) -> Stage:
         heard = self._processes.with_sink(sink)

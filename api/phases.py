@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from api.stages import BOARD, LATE_S, PartitionProgress, Stage
+from api.stages import BOARD, CAPTURE, LATE_S, PartitionProgress, Stage
 
 Name = Literal["starting", "no_board", "stalled", "sink_down", "catching_up", "behind", "empty", "idle", "live"]
 Status = Literal["ok", "degraded", "down"]
 
 IDLE_S = 30.0
+BEFORE_THE_BOARD = (CAPTURE, BOARD)  # late, they make the board late
+ROWS_WAIT = "New rows wait in PostgreSQL; nothing is lost."
 FORGETS_SOON_S = 3600.0  # inside Kafka's retention by less than this: nobody may say that nothing is lost
 
 
@@ -69,13 +71,13 @@ def _starting(facts: Facts) -> Phase | None:
     waiting = [
         stage
         for stage in facts.stages
-        if (stage.state == "starting" and stage.name != "capture") or (stage.state == "unknown" and stage.name == BOARD)
+        if (stage.state == "starting" and stage.name != CAPTURE) or (stage.state == "unknown" and stage.name == BOARD)
     ]
     if not facts.stages:
         return Phase("starting", "Starting", "The first numbers come within a minute.", "degraded")
     if not waiting:
         return None
-    capture = _of(facts, "capture")
+    capture = _of(facts, CAPTURE)
     begins = "Capture is running; " if capture and capture.on_time else ""
     reads = "reads its position" if len(waiting) == 1 else "read their positions"
     sentence = f"{begins}{_names(waiting)} {reads}. The first numbers come within a minute."
@@ -114,7 +116,7 @@ def _sink_down(facts: Facts) -> Phase | None:
     if not down:
         return None
     title = f"{_names(down)} {'is' if len(down) == 1 else 'are'} down"
-    sinks = [stage for stage in down if stage.name != "capture"]
+    sinks = [stage for stage in down if stage.name != CAPTURE]
     if sinks:
         waiting = max((stage.lag_events or 0 for stage in sinks), default=0)
         them = "it" if len(sinks) == 1 else "them"
@@ -124,9 +126,9 @@ def _sink_down(facts: Facts) -> Phase | None:
             else f"Nothing waits for {them}; nothing is lost."
         )
     else:
-        first = "New rows wait in PostgreSQL; nothing is lost."
+        first = ROWS_WAIT
     sentence = f"{first} {_rest(facts, down)}".rstrip()
-    board = any(stage.name in (BOARD, "capture") for stage in down)
+    board = any(stage.name in BEFORE_THE_BOARD for stage in down)
     return Phase("sink_down", title, sentence, "down" if board else "degraded")
 
 
@@ -137,7 +139,8 @@ def _rest(facts: Facts, down: Sequence[Stage]) -> str:
     if not on_time:
         return ""
     verb = "is" if len(on_time) == 1 else "are"
-    right = ", so this board is right" if board in on_time and _of(facts, "capture") not in down else ""
+    capture = _of(facts, CAPTURE)
+    right = ", so this board is right" if board in on_time and (capture is None or capture.on_time) else ""
     return f"{_names(on_time)} {verb} on time{right}."
 
 
@@ -146,8 +149,10 @@ def _catching_up(facts: Facts) -> Phase | None:
     if stage is None:
         return None
     waiting = f"About {_count(stage.lag_events or 0)} events wait in Kafka; {_kept(facts)}"
+    if stage.name == CAPTURE:
+        waiting = ROWS_WAIT
     done = "" if stage.done_in_s is None else about(stage.done_in_s)
-    if stage.name == BOARD:
+    if stage.name in BEFORE_THE_BOARD:
         then = f" and will be live in {done}" if done else " and reads on"
         sentence = f"This board is {about(stage.lag_s)} behind{then}. {waiting}"
     else:
@@ -160,9 +165,11 @@ def _behind(facts: Facts) -> Phase | None:
     stage = _worst(facts, "behind")
     if stage is None:
         return None
-    subject = "This board" if stage.name == BOARD else stage.label
+    subject = "This board" if stage.name in BEFORE_THE_BOARD else stage.label
     sentence = f"{subject} is {about(stage.lag_s)} behind and not getting closer."
-    if stage.name != BOARD:
+    if stage.name == CAPTURE:
+        sentence = f"{sentence} {ROWS_WAIT}"
+    if stage.name not in BEFORE_THE_BOARD:
         sentence = f"{sentence} {_board(facts)}".rstrip()
     if _forgets(facts):
         sentence = f"{sentence} {_capital(_kept(facts))}"
@@ -188,7 +195,7 @@ def _idle(facts: Facts) -> Phase | None:
 def _live(facts: Facts) -> str:
     """Who cannot be seen is not said to be on time."""
     unseen = [stage for stage in facts.stages if not stage.on_time]
-    on_time = [stage for stage in facts.stages if stage.on_time and stage.name not in ("capture", "dead_letters")]
+    on_time = [stage for stage in facts.stages if stage.on_time and stage.name not in (CAPTURE, "dead_letters")]
     if not unseen:
         return "Every destination is on time."
     not_known = f"{_names(unseen)} {'is' if len(unseen) == 1 else 'are'} not known."
@@ -198,16 +205,17 @@ def _live(facts: Facts) -> str:
 
 
 def _worst(facts: Facts, state: str) -> Stage | None:
-    """The board before any other, else the one that is furthest behind."""
+    """What makes the board late before any other, else the one that is furthest behind."""
     found = [stage for stage in facts.stages if stage.state == state]
-    return max(found, key=lambda each: (each.name == BOARD, each.lag_s or 0.0), default=None)
+    return max(found, key=lambda each: (each.name in BEFORE_THE_BOARD, each.lag_s or 0.0), default=None)
 
 
 def _board(facts: Facts) -> str:
-    board = _of(facts, BOARD)
+    board, capture = _of(facts, BOARD), _of(facts, CAPTURE)
     if board is None or board.lag_s is None:
         return ""
-    return f"This board is {about(board.lag_s)} behind too." if board.lag_s > LATE_S else "This board is on time."
+    lag_s = max(board.lag_s, (capture.lag_s if capture else None) or 0.0)
+    return f"This board is {about(lag_s)} behind too." if lag_s > LATE_S else "This board is on time."
 
 
 def _kept(facts: Facts) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.stages import CAPTURE
+
 FORGOTTEN_S = 600.0  # a process that has been silent for so long was replaced by one of another name
 SPEAKS_S = 5.0  # each speaks every second
-CAPTURE = "capture"
 
 
 @dataclass(frozen=True, slots=True)

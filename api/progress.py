@@ -172,6 +172,50 @@ class Progress:
         return "shrinking" if later < earlier - margin else "growing" if later > earlier + margin else "steady"
 
 
+class CaptureLag:
+    """How far the capture is behind PostgreSQL: what it said in the last half minute. Pure, as above.
+
+    It counts as behind by the least that it said in the last seconds: a clock that differs from PostgreSQL's makes it
+    late while it reads, and on time whenever it has read everything."""
+
+    def __init__(self) -> None:
+        self._said: deque[tuple[float, float]] = deque()  # (time, seconds)
+
+    def saw(self, at: float, lag_s: float) -> None:
+        """One look."""
+        self._said.append((at, lag_s))
+        while at - self._said[0][0] > OVER_S:
+            self._said.popleft()
+
+    @property
+    def lag_s(self) -> float | None:
+        """None: nothing was said."""
+        if not self._said:
+            return None
+        since = self._said[-1][0] - TREND_AFTER_S
+        return min(lag_s for at, lag_s in self._said if at >= since)
+
+    @property
+    def trend(self) -> Trend | None:
+        seconds, gained_s = self._change()
+        if seconds < TREND_AFTER_S:
+            return None
+        return "shrinking" if gained_s > 1.0 else "growing" if gained_s < -1.0 else "steady"
+
+    @property
+    def done_in_s(self) -> float | None:
+        """Seconds until it is on time, as fast as it was; None where that is never."""
+        seconds, gained_s = self._change()
+        return (self.lag_s or 0.0) * seconds / gained_s if gained_s > 0 else None
+
+    def _change(self) -> tuple[float, float]:
+        """Over how long, and by how much less it is behind."""
+        if not self._said:
+            return 0.0, 0.0
+        (began, first), (ended, last) = self._said[0], self._said[-1]
+        return ended - began, first - last
+
+
 def _per_second(before: Offsets, after: Offsets, seconds: float) -> float | None:
     if seconds <= 0:
         return None

@@ -10,7 +10,7 @@ Trend = Literal["growing", "shrinking", "steady"]
 
 LATE_S = 10.0  # more behind than this is not on time
 UNMOVED_S = 27.0  # silent, or unmoved while events wait: shown within 30 s, looks are a second apart
-BOARD = "redis"
+CAPTURE, BOARD = "capture", "redis"
 LABELS = {
     "capture": "Capture",
     "redis": "Redis",
@@ -112,11 +112,18 @@ def state_of(stage: Stage, *, running: bool, quiet: bool, failing: bool = False)
         return "starting"
     if failing and stage.stalled:
         return "stopped"
-    if (stage.lag_s or 0.0) > LATE_S:
-        return "behind" if stage.trend in ("growing", "steady") else "catching_up"
+    if late := late_state(stage.lag_s, stage.trend):
+        return late
     if stage.lag_s is None:
         return "unknown"
     return "idle" if quiet and not stage.lag_events else "ok"
+
+
+def late_state(lag_s: float | None, trend: Trend | None) -> State | None:
+    """None: on time, as far as is known."""
+    if (lag_s or 0.0) <= LATE_S:
+        return None
+    return "behind" if trend in ("growing", "steady") else "catching_up"
 
 
 def _has_no_position(stage: Stage, running: bool) -> bool:

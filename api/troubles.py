@@ -6,7 +6,7 @@ from typing import Any
 
 from api.phases import about
 from api.processes import Heard
-from api.stages import UNMOVED_S, Trouble
+from api.stages import CAPTURE, UNMOVED_S, Trouble
 
 POSTGRES = "PostgreSQL: "  # how a flow begins to say that it waits for it
 POSTGRES_AWAY_S = 10.0
@@ -66,7 +66,7 @@ def _by_itself(name: str, forgets_at: float | None) -> str:
 
 
 def _start(name: str) -> str:
-    if name == "capture":
+    if name == CAPTURE:
         return (
             "Start it: python -m bytewax.run dataflows.cdc_capture. It sends what PostgreSQL kept, whose disk fills "
             "meanwhile."

@@ -33,8 +33,8 @@ export const lost = () => facts.connection.silent_s != null;
 const LATE_S = 10;
 // Up to where the board has read, or null when it has read everything: later minutes are then not zero but unknown.
 export function readTo() {
-  const redis = facts.pipeline?.stages.find(stage => stage.name === 'redis');
-  return redis?.lag_s > LATE_S ? newest : null;
+  const late = facts.pipeline?.stages.some(stage => ['capture', 'redis'].includes(stage.name) && stage.lag_s > LATE_S);
+  return late ? newest : null;
 }
 export const comparable = () => facts.boards.rolling?.compared_with != null && readTo() == null && facts.tick?.phase !== 'starting';
 

@@ -1,12 +1,13 @@
 """Every state of the page in a real browser: its exact words, and nothing that moves, overflows or complains."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from tests.browser import Tab, View
-from tests.fakes.page_scenes import IDS, SCENES
+from tests.fakes.page_scenes import IDS, SCENES, catching_up, facts, stages
 from tests.fakes.page_stream import PageServer
 
 # state -> title, sentence, what an empty board says
@@ -116,3 +117,17 @@ def test_no_width_overflows_sideways(pages: PageServer, open_tab: Callable[..., 
     tab.page.goto(f"{pages.url}/c/{IDS[3]}")
     tab.wait(lambda: tab.text(".c-title .title"), message="the content")
     assert tab.overflow[0] <= 0
+
+
+@pytest.mark.parametrize("late", ["capture", "redis"])
+def test_minutes_that_were_not_read_are_no_zeros(pages: PageServer, open_tab: Callable[..., Tab], late: str) -> None:
+    """A late capture makes the board late as much as a late sink."""
+    pages.begin("live", frozen=True)
+    tab = open_tab(pages.url).see("Live")
+    tab.wait(lambda: tab.text("#windows .key").endswith("to come"), message="the key")
+    behind = catching_up(372.0, 565_204, 9412.0, 71.0)
+    pages.play(replace(SCENES["catching_up"], facts=facts(stages=stages(**{late: behind}))))
+    tab.see("Catching up")
+    assert tab.sentence.startswith("This board is about 6 min behind and will be live in about 70 s.")
+    tab.wait(lambda: tab.text("#windows .key").endswith("not read yet"), message="the key")
+    assert set(tab.texts("#board .move")) == {""}, "nothing to compare with"

@@ -323,6 +323,22 @@ def test_metrics_are_counted_by_the_totals(service: Service) -> None:
             assert [sample.value for sample in families[name.removesuffix("_total")].samples] == [value]
 
 
+def test_while_the_capture_is_behind_the_board_is_not_called_live(service: Service) -> None:
+    service.write(0, [Record(0, 0)], IDS)
+    began = service.now_us / 1e6
+    for second in range(11):
+        process = {"now": second, "ready": True}
+        flow = {"process": process, "sinks": {"redis": {}}, "partitions": [{"partition": 0, "end": 1}]}
+        capture = {"process": process, "capture": {"lag_seconds": 300 - 20 * second}}
+        for name, said in (("redis.0", flow), ("capture.engagement", capture)):
+            service.status.write(name, {section: json.dumps(value) for section, value in said.items()})
+        assert service.observer.look_at_redis(began + second)
+    phase = service.observer.phase(began + 10)
+    assert (phase.phase, phase.status) == ("catching_up", "degraded")
+    assert phase.sentence.startswith("This board is about 2 min behind and will be live in about 5 s. New rows wait in")
+    assert service.observer.services(began + 10)["postgres"] == "ok"
+
+
 def test_without_redis_the_answer_says_so(redis_server: Any, unique: str) -> None:
     service = Service(redis_server.url, unique)
     service.write(0, [Record(0, 0)], IDS)

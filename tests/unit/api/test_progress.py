@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.progress import Progress, Timeline
+from api.progress import CaptureLag, Progress, Timeline
 
 T = 1_800_000_000.0
 
@@ -97,3 +97,36 @@ def test_only_the_last_half_minute_counts() -> None:
     for second in range(101, 140):
         progress.saw(T + second, {0: 105_000, 1: 105_000}, {"partner": {0: 105_000, 1: 105_000}})
     assert progress.rate_in() == 0.0
+
+
+def said(*lags_s: float) -> CaptureLag:
+    """What the capture said, once a second."""
+    lag = CaptureLag()
+    for second, lag_s in enumerate(lags_s):
+        lag.saw(T + second, lag_s)
+    return lag
+
+
+def test_a_capture_that_has_said_nothing_is_not_called_late() -> None:
+    lag = CaptureLag()
+    assert (lag.lag_s, lag.trend, lag.done_in_s) == (None, None, None)
+
+
+def test_a_capture_that_catches_up_tells_when_it_is_on_time() -> None:
+    lag = said(*(300.0 - 4 * second for second in range(21)))
+    assert (lag.lag_s, lag.trend, lag.done_in_s) == (220.0, "shrinking", 55.0)
+
+
+@pytest.mark.parametrize(("gained_s", "trend"), [(0.0, "steady"), (-1.0, "growing")])
+def test_a_capture_that_does_not_catch_up_is_never_done(gained_s: float, trend: str) -> None:
+    lag = said(*(60.0 - gained_s * second for second in range(31)))
+    assert (lag.trend, lag.done_in_s) == (trend, None)
+
+
+def test_a_clock_that_differs_from_postgresqls_makes_nobody_late() -> None:
+    assert said(*[40.0, 40.0, 0.0, 40.0, 40.0] * 4).lag_s == 0.0
+
+
+def test_what_the_capture_said_is_forgotten_after_half_a_minute() -> None:
+    lag = said(500.0, *[20.0] * 31)
+    assert (lag.lag_s, lag.trend) == (20.0, "steady")
