@@ -187,7 +187,8 @@ def test_the_page_says_what_the_pipeline_does(
     tab.see("Connection lost", 6 + SLOW)
     tab.picture("real-lost")
     live.start_api()
-    live.insert()
+    tab.wait(lambda: tab.title != "Connection lost", 2 * SLOW, "the page to come back")
+    live.insert()  # not before: half a minute after the last row the page says Quiet
     tab.see("Live", SLOW)
     tab.page.goto(f"{live.url}/c/{CONTENT}")
     tab.wait(lambda: tab.text(".c-title .title") == TITLE, SLOW, "the content's own page")
