@@ -13,7 +13,7 @@ from redis.exceptions import RedisClusterException
 from api.kafka_positions import KafkaAway, KafkaLook
 from api.partition_positions import PartitionPosition
 from api.phases import IDLE_S, Facts, Phase, phase_of
-from api.processes import SPEAKS_S, Processes
+from api.processes import SPEAKS_S, Heard, Processes
 from api.progress import CaptureLag, Progress, SinkProgress
 from api.queries import TotalsReader
 from api.stages import BOARD, CAPTURE, LABELS, UNMOVED_S, Breaker, Stage, State, late_state, stage_json, state_of
@@ -84,7 +84,9 @@ class Observer:
             self._redis_at, self._redis_words = now, ""
             self._positions = positions
             self._processes.read(status, now)
-            if (lag_s := self._capture_said(now).get("lag_seconds")) is not None:
+            last = self._last_capture()
+            lag_s = last.values.get(CAPTURE, {}).get("lag_seconds") if last else None
+            if last and lag_s is not None and self._processes.silent_s([last], now) < SPEAKS_S:
                 self._capture_lag.saw(now, lag_s)
             self._weigh(positions)
             if self._kafka is None:
@@ -223,11 +225,10 @@ class Observer:
 
     def _capture(self, now: float, quiet: bool) -> list[Stage]:
         """One stage where our capture was ever heard: another one (Debezium) does not speak to us."""
-        heard = self._processes.captures()
-        if not heard:
+        last = self._last_capture()
+        if last is None:
             return []
-        last = max(heard, key=lambda each: each.at)
-        silent_s = self._processes.silent_s(heard, now)
+        silent_s = self._processes.silent_s([last], now)
         rate = last.values.get("events", {}).get("per_second")
         silent = silent_s >= UNMOVED_S
         ready = last.values.get("process", {}).get("ready", True)
@@ -252,11 +253,9 @@ class Observer:
             )
         ]
 
-    def _capture_said(self, now: float) -> Mapping[str, Any]:
-        """What the living capture says of itself."""
-        heard = self._processes.captures()
-        last = max(heard, key=lambda each: each.at, default=None)
-        return last.values.get(CAPTURE, {}) if last and self._processes.silent_s(heard, now) < SPEAKS_S else {}
+    def _last_capture(self) -> Heard | None:
+        """The one that spoke last."""
+        return max(self._processes.captures(), key=lambda each: each.at, default=None)
 
     def _sink(self, sink: str, now: float, quiet: bool) -> Stage:
         heard = self._processes.with_sink(sink)
